@@ -1,0 +1,30 @@
+# The first Python here that works and fits; PYTHON=/path/to/python overrides it.
+fits = import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))
+PYTHON ?= $(shell for python in python3.11 python3.10 python3; do \
+	$$python -c '$(fits)' 2>/dev/null && break; done; echo $$python)
+BIN := .venv/bin
+CONFIG := configs/mask_rcnn_crossformer_t_fpn_mini_coco.py
+WORK_DIR := work_dirs/quickstart
+
+.PHONY: help env test quickstart lint
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+env:  ## build .venv, once: a pinned OpenMMLab stack and the plugin
+	@$(PYTHON) requirements/install.py
+
+test: env  ## all tests
+	$(BIN)/python -m pytest
+
+quickstart: env data/mini_coco  ## mini data, training, evaluation, pictures
+	$(BIN)/mim train mmdet $(CONFIG) --work-dir $(WORK_DIR)
+	$(BIN)/mim test mmdet $(CONFIG) --work-dir $(WORK_DIR) \
+		--checkpoint $$(cat $(WORK_DIR)/last_checkpoint)
+
+data/mini_coco: | env
+	$(BIN)/python tools/make_mini_coco.py $@
+
+lint: env  ## ruff, as pre-commit runs it
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

@@ -1,0 +1,90 @@
+"""Attention within groups: long short distance attention (LSDA)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checks import check_choice
+from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
+from .position_bias import POSITION_BIASES
+
+
+class GroupAttention(nn.Module):
+    """Multi-head self-attention among the tokens of each group.
+
+    SDA and LDA are this module with different groupings (CrossFormer section 3.2).
+    Padding tokens are never seen: they are no keys, and their outputs are cut off.
+
+    Args:
+        dim (int): Width C of the tokens.
+        num_heads (int): Number of attention heads.
+        qkv_bias (bool): Whether query, key and value have a bias. Defaults to True.
+        qk_scale (float, optional): Factor of the scores; ``(C / heads) ** -0.5``
+            where it is None. Defaults to None.
+        attn_drop_rate (float): Dropout of the attention weights. Defaults to 0.
+        proj_drop_rate (float): Dropout of the output. Defaults to 0.
+        position_bias (str): A key of ``POSITION_BIASES``. Defaults to 'dpb'.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        position_bias: str = 'dpb',
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5 if qk_scale is None else qk_scale
+        self.attn_drop_rate = attn_drop_rate
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+        check_choice('position_bias', position_bias, list(POSITION_BIASES))
+        make_bias = POSITION_BIASES[position_bias]
+        # `pos` is the published checkpoints' name.
+        self.pos = None if make_bias is None else make_bias(dim, num_heads)
+
+    def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
+        """Attend within the groups of a map ``[B, H, W, C]``; the shape stays."""
+        height, width = x.shape[1:3]
+        qkv = group_tokens(self.qkv(x), grouping)
+        mask = padding_mask(height, width, grouping, x.device)
+        x = self.attend(qkv, grouping, mask)
+        x = ungroup_tokens(x, grouping, height, width)
+        return self.proj_drop(self.proj(x))
+
+    def attend(self, qkv: Tensor, grouping: Grouping, mask: Tensor | None) -> Tensor:
+        """Attend in each group: ``[B * groups, N, 3 C]`` to ``[B * groups, N, C]``."""
+        groups, tokens, _ = qkv.shape
+        q, k, v = qkv.view(groups, tokens, 3, self.num_heads, -1).unbind(2)
+        bias = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
+        if bias is not None:
+            bias = bias.to(q.dtype)
+        if mask is not None:
+            hidden = mask_to_scores(mask, q.dtype)
+            hidden = hidden.repeat(groups // len(hidden), 1)[:, None, None]
+            bias = hidden if bias is None else bias + hidden
+        x = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=bias,
+            dropout_p=self.attn_drop_rate if self.training else 0.0,
+            scale=self.scale,
+        )
+        return x.transpose(1, 2).reshape(groups, tokens, -1)
+
+
+def mask_to_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn True at padding into a score so low that softmax gives it no weight.
+
+    It is finite: a group of padding only would otherwise become NaN, which reaches
+    the gradients of its neighbours.
+    """
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
+        mask, torch.finfo(dtype).min / 2
+    )

@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+version = {}
+exec((ROOT / 'crossformer_mm' / 'version.py').read_text(), version)
+
+setup(
+    name='crossformer-mm',
+    version=version['__version__'],
+    description='CrossFormer and CrossFormer++ backbones for OpenMMLab',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['crossformer_mm*']),
+    python_requires='>=3.10',
+    install_requires=['torch>=2.1', 'mmengine>=0.10.4'],
+    extras_require={
+        'mmdet': ['mmdet>=3.3', 'mmcv>=2.0.0rc4,<2.2'],
+        'mmseg': ['mmsegmentation>=1.2', 'mmcv>=2.0.0rc4,<2.2', 'ftfy', 'regex'],
+    },
+)

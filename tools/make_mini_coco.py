@@ -1,0 +1,236 @@
+"""Make a small instance-segmentation set in the exact layout of COCO 2017.
+
+    python tools/make_mini_coco.py data/mini_coco
+
+Every config for COCO runs on it once its `data_root` points there: folders, file names,
+the 80 categories and the fields of the annotations are COCO's; five of the categories
+are used. The scenes come from `mini_scenes.py` and depend on the seed alone.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+import cv2
+import numpy as np
+import rich
+from mini_scenes import MAX_OBJECTS, SHAPES, SUPERSAMPLE, Scene, make_scene
+from pycocotools import mask as coco_mask
+from rich.progress import track
+from rich.table import Table
+
+SUPERCATEGORIES = {  # in the order of COCO's ids
+    'person': 'person',
+    'vehicle': 'bicycle, car, motorcycle, airplane, bus, train, truck, boat',
+    'outdoor': 'traffic light, fire hydrant, stop sign, parking meter, bench',
+    'animal': 'bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe',
+    'accessory': 'backpack, umbrella, handbag, tie, suitcase',
+    'sports': 'frisbee, skis, snowboard, sports ball, kite, baseball bat, '
+    'baseball glove, skateboard, surfboard, tennis racket',
+    'kitchen': 'bottle, wine glass, cup, fork, knife, spoon, bowl',
+    'food': 'banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, '
+    'donut, cake',
+    'furniture': 'chair, couch, potted plant, bed, dining table, toilet',
+    'electronic': 'tv, laptop, mouse, remote, keyboard, cell phone',
+    'appliance': 'microwave, oven, toaster, sink, refrigerator',
+    'indoor': 'book, clock, vase, scissors, teddy bear, hair drier, toothbrush',
+}
+ID_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # COCO dropped these categories
+SMALLEST_PIECE = 4  # pixels; a smaller visible bit of an object gets no polygon
+TOLERANCE = 0.25  # pixels a polygon may stray from the drawn outline
+SIZES = {'small': 32**2, 'medium': 96**2, 'large': float('inf')}  # areas, as in COCO
+JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
+INFO = {
+    'description': 'Mini COCO: drawn scenes in the layout of COCO 2017',
+    'url': '',
+    'version': '1.0',
+    'year': 2017,
+    'contributor': 'crossformer_mm',
+    'date_created': '2017/01/01',  # fixed, so that equal seeds give equal files
+}
+LICENSES = [
+    {
+        'url': 'https://www.apache.org/licenses/LICENSE-2.0',
+        'id': 1,
+        'name': 'Apache License 2.0',
+    }
+]
+
+
+def main() -> None:
+    """Make the set, then print what is in it."""
+    args = parse_args()
+    out = args.out.resolve()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        fail(f'{args.out} exists and is not empty: remove it or name another folder')
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # OUT appears in one step and complete, or not at all.
+        with TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as workshop:
+            root = Path(workshop) / out.name
+            train = write_split(
+                root, 'train2017', [args.seed, 0], args.train, args.size, 1
+            )
+            val = write_split(
+                root, 'val2017', [args.seed, 1], args.val, args.size, args.train + 1
+            )
+            root.rename(out)
+    except OSError as error:
+        fail(f'{args.out} cannot be written: {error}')
+    print_summary('train2017', train)
+    print_summary('val2017', val)
+    print(f'{args.out}: images of {args.size} x {args.size} pixels, seed {args.seed}')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add('out', metavar='OUT', type=Path, help='folder to make')
+    add('--train', metavar='N', type=at_least(1), default=200, help='training images')
+    add('--val', metavar='N', type=at_least(1), default=50, help='validation images')
+    add('--size', metavar='PX', type=at_least(64), default=192, help='side in pixels')
+    add(
+        '--seed', metavar='S', type=at_least(0), default=0, help='equal seed, equal set'
+    )
+    return parser.parse_args()
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers for argparse that refuses smaller ones."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f'{text!r} is no whole number of at least {least}'
+            )
+        return int(text)
+
+    return read
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line on stderr."""
+    sys.exit(f'make_mini_coco: {message}')
+
+
+def write_split(
+    root: Path, name: str, seed: list[int], count: int, size: int, first_id: int
+) -> dict[str, Any]:
+    """Write one split's images and annotations; return the latter."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    images, annotations = [], []
+    for index in track(range(count), description=name):
+        scene = make_scene([*seed, index], size)
+        image = describe_image(first_id + index, size)
+        _, jpeg = cv2.imencode('.jpg', scene.image[..., ::-1], JPEG_QUALITY)
+        (folder / image['file_name']).write_bytes(jpeg.tobytes())
+        images.append(image)
+        annotations += annotate(scene, image['id'])
+    content = {
+        'info': INFO,
+        'licenses': LICENSES,
+        'images': images,
+        'annotations': annotations,
+        'categories': categories(),
+    }
+    target = root / 'annotations' / f'instances_{name}.json'
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(content))
+    return content
+
+
+def describe_image(image_id: int, size: int) -> dict[str, Any]:
+    """Return COCO's entry for an image."""
+    return {
+        'license': 1,
+        'file_name': f'{image_id:012d}.jpg',
+        'coco_url': '',
+        'height': size,
+        'width': size,
+        'date_captured': '2017-01-01 00:00:00',
+        'flickr_url': '',
+        'id': image_id,
+    }
+
+
+def annotate(scene: Scene, image_id: int) -> list[dict[str, Any]]:
+    """Return COCO's annotations of a scene."""
+    ids = {category['name']: category['id'] for category in categories()}
+    size = len(scene.image)
+    annotations = []
+    for index, (name, visible) in enumerate(scene.objects):
+        polygons = trace(visible)
+        pieces = coco_mask.frPyObjects(polygons, size, size)
+        mask = coco_mask.merge(pieces)
+        annotations.append(
+            {
+                'segmentation': polygons,
+                'area': float(coco_mask.area(mask)),
+                'iscrowd': 0,
+                'image_id': image_id,
+                'bbox': coco_mask.toBbox(mask).tolist(),
+                'category_id': ids[name],
+                'id': image_id * MAX_OBJECTS + index,
+            }
+        )
+    return annotations
+
+
+def trace(visible: np.ndarray) -> list[list[float]]:
+    """Outline each piece of a supersampled mask by a polygon in pixels."""
+    contours, _ = cv2.findContours(
+        visible.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    polygons = []
+    for contour in contours:
+        corners = cv2.approxPolyDP(contour, TOLERANCE * SUPERSAMPLE, closed=True)
+        corners = (corners + 0.5) / SUPERSAMPLE  # OpenCV gives the centres of pixels
+        if cv2.contourArea(corners.astype(np.float32)) >= SMALLEST_PIECE:
+            polygons.append(corners.ravel().round(2).tolist())
+    return polygons
+
+
+def categories() -> list[dict[str, Any]]:
+    """Return COCO's 80 categories."""
+    ids = (i for i in range(1, 91) if i not in ID_GAPS)
+    return [
+        {'supercategory': group, 'id': next(ids), 'name': name}
+        for group, names in SUPERCATEGORIES.items()
+        for name in names.split(', ')
+    ]
+
+
+def print_summary(name: str, content: dict[str, Any]) -> None:
+    """Print how many objects of which class and size a split holds."""
+    names = {category['id']: category['name'] for category in content['categories']}
+    counts = Counter(
+        (names[entry['category_id']], size_of(entry['area']))
+        for entry in content['annotations']
+    )
+    images, objects = len(content['images']), len(content['annotations'])
+    table = Table('class', title=f'{name}: {images} images, {objects} objects')
+    for size in (*SIZES, 'all'):
+        table.add_column(size, justify='right')
+    for label in SHAPES:
+        row = [counts[label, size] for size in SIZES]
+        table.add_row(label, *map(str, [*row, sum(row)]))
+    rich.print(table)
+
+
+def size_of(area: float) -> str:
+    """Name an area as COCO's evaluation does."""
+    return next(size for size, limit in SIZES.items() if area < limit)
+
+
+if __name__ == '__main__':
+    main()
