@@ -4,8 +4,16 @@ Importing the package registers the backbones in MMEngine's root registry, so th
 MMDetection, MMSegmentation and MMPretrain find them::
 
     custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
+
+It also lets torch's weights-only reader accept the checkpoints MMEngine writes.
 """
 
+from .checkpoint import allow_mmengine_checkpoints
 from .models import *  # noqa: F403
-from .models import __all__
-from .version import __version__  # noqa: F401
+from .models import __all__ as _models
+from .runner import CheckedRunner
+from .version import __version__
+
+__all__ = ['CheckedRunner', '__version__', *_models]
+
+allow_mmengine_checkpoints()

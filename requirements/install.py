@@ -5,7 +5,7 @@ Uses the standard library alone, and nothing that Python 3.8 cannot parse: whoev
 the wrong Python gets a line that says so instead of a syntax error.
 
 A stamp in .venv tells its state. It is empty from the first moment on, and written in
-full as the last act: a .venv that an interruption left half-built is built anew, and one
+full as the last act: a .venv left half-built by an interruption is built anew, and one
 that somebody made by hand is never touched.
 """
 
@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -54,7 +55,7 @@ def main(pins: Path = PINS) -> None:
     VENV.mkdir(exist_ok=True)
     stamp.write_text('')
     (VENV / 'tmp').mkdir(exist_ok=True)
-    run([sys.executable, '-m', 'venv', str(VENV)], 'Python and pip')
+    run([sys.executable, '-m', 'venv', str(VENV)], 'Python')
     install_build_tools(pins)
     install_torch(pins, driver)
     install_mmcv(pins, driver)
@@ -72,7 +73,9 @@ def describe(pins: Path, driver: str | None) -> tuple[str, str]:
         The frame, which nothing but a new .venv can change, and the digest of what is
         installed into it.
     """
-    frame = f'Python {platform.python_version()} in {VENV}, driver {driver}\n'
+    # torch is part of the frame, since mmcv is compiled for it.
+    python, torch = platform.python_version(), pinned(pins, 'torch')
+    frame = f'Python {python}, torch {torch}, driver {driver} in {VENV}\n'
     digest = hashlib.sha256()
     for path in (pins, TEST_PINS, ROOT / 'setup.py', Path(__file__)):
         digest.update(path.read_bytes())
@@ -151,8 +154,8 @@ def find_nvcc() -> str | None:
 
 def check_disk(driver: str | None) -> None:
     """Stop if .venv and the compilation would fill the disk."""
-    # Measured: 1.6 GB of .venv and 0.3 GB to compile mmcv on a CPU. The CUDA libraries
-    # that torch brings along are another 5 GB, three times that for a moment.
+    # Measured for the CPU: 1.4 GB of .venv and 0.2 GB to compile mmcv. Estimated for
+    # CUDA, whose libraries are 3 GB to download and 5 GB unpacked.
     needed = 14 if driver else 3
     free = shutil.disk_usage(ROOT).free / GIGABYTE
     if free < needed:
@@ -182,8 +185,8 @@ def install_torch(pins: Path, driver: str | None) -> None:
         pip_install(f'torch==={version}', '-c', pins, title='torch for CUDA, 3 GB')
         return
     torch = f'torch=={version}+cpu'
-    # PyPI has no CPU build. pip may be set up to find one elsewhere: on a machine
-    # without internet, asking PyTorch's own index takes minutes to fail.
+    # PyPI has no CPU build. pip may be set up to find one elsewhere, on a machine from
+    # which PyTorch's own index is out of reach, so it is asked without that first.
     known = subprocess.run(
         [*pip('install'), '-qqq', '--dry-run', '--no-deps', torch],
         env=environment(),
@@ -194,7 +197,7 @@ def install_torch(pins: Path, driver: str | None) -> None:
 
 
 def install_mmcv(pins: Path, driver: str | None) -> None:
-    """Install mmcv with its compiled ops, from a wheel kept by an earlier run if any."""
+    """Install mmcv with its ops, from the wheel that an earlier run kept if any."""
     version = pinned(pins, 'mmcv')
     folder = wheel_folder(
         mmcv=version,
@@ -205,8 +208,7 @@ def install_mmcv(pins: Path, driver: str | None) -> None:
         wheel = compile_mmcv(version, driver)
         keep(wheel, folder)
     (wheel,) = folder.glob('*.whl')
-    # An mmcv of the same version may stand there, compiled for another torch.
-    pip_install('--force-reinstall', '--no-deps', wheel, title=f'mmcv from {folder}')
+    pip_install('--no-deps', wheel, title=f'mmcv from {folder}')
 
 
 def wheel_folder(mmcv: str, torch: str, device: str) -> Path:
@@ -257,7 +259,7 @@ def follow(command: list[str], env: dict[str, str], log: Path) -> int:
     """Run a compilation by ninja, show how far it is, and log all it prints."""
     progress = Progress()
     # In a session of its own, so that an interruption can end the compilers with it.
-    with log.open('w') as file, subprocess.Popen(
+    process = subprocess.Popen(
         command,
         env=env,
         stdout=subprocess.PIPE,
@@ -265,42 +267,58 @@ def follow(command: list[str], env: dict[str, str], log: Path) -> int:
         text=True,
         errors='replace',
         start_new_session=True,
-    ) as process:
+    )
+    with process, log.open('w') as file:
         try:
             for line in process.stdout:
                 file.write(line)
                 step = re.match(r'\s*\[(\d+)/(\d+)\] ', line)
                 if step:
                     progress.show(int(step[1]), int(step[2]))
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-    progress.end()
+            progress.end()
     return process.returncode
 
 
 class Progress:
-    """One moving line on a terminal; elsewhere a line every tenth of the way."""
+    """One moving line on a terminal; elsewhere a line for every tenth of the way."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.tenths = 0
+        self.state = 'preparing'
+        self.tenths = -1
+        self.over = threading.Event()
+        self.clock = threading.Thread(target=self.tick, daemon=True)
         self.terminal = sys.stdout.isatty()
+        if self.terminal:
+            self.clock.start()
+
+    def tick(self) -> None:
+        """Redraw the moving line every second: a file takes up to a minute."""
+        while not self.over.wait(1):
+            print(f'\r{self.line()}', end='', flush=True)
 
     def show(self, done: int, total: int) -> None:
         """Tell that ``done`` of ``total`` files are compiled."""
-        minutes, seconds = divmod(int(time.monotonic() - self.start), 60)
-        line = f'  {done} of {total} files, {minutes} min {seconds:02} s'
-        if self.terminal:
-            print(f'\r{line}', end='', flush=True)
-        elif done * 10 // total > self.tenths:
+        self.state = f'{done} of {total} files'
+        if not self.terminal and done * 10 // total > self.tenths:
             self.tenths = done * 10 // total
-            print(line, flush=True)
+            say(self.line())
+
+    def line(self) -> str:
+        """Return the line as of now."""
+        minutes, seconds = divmod(int(time.monotonic() - self.start), 60)
+        return f'  {self.state}, {minutes} min {seconds:02} s'
 
     def end(self) -> None:
         """Leave the moving line."""
+        self.over.set()
         if self.terminal:
-            print()
+            self.clock.join()
+            say(f'\r{self.line()}')
 
 
 def install_rest(pins: Path) -> None:
@@ -315,7 +333,7 @@ def install_rest(pins: Path) -> None:
 def verify() -> None:
     """Stop unless what was compiled loads."""
     check = 'import torch, mmcv._ext, mmdet, mmseg, mim'
-    run([str(venv_python()), '-W', 'ignore', '-c', check], 'a first import')
+    run([str(venv_python()), '-W', 'ignore', '-c', check], 'first import of it all')
 
 
 # How it is done
@@ -336,7 +354,7 @@ def pip(command: str, *arguments: str) -> list[str]:
 
 def run(command: list[str], title: str) -> None:
     """Run a step; on failure stop and say which it was."""
-    say(f'Installing {title}')
+    say(f'- {title}')
     log = VENV / 'install.log'
     with log.open('w') as file:
         code = subprocess.run(

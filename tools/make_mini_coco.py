@@ -66,19 +66,17 @@ def main() -> None:
     """Make the set, then print what is in it."""
     args = parse_args()
     out = args.out.resolve()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        fail(f'{args.out} exists and is not empty: remove it or name another folder')
+    train_ids = range(1, args.train + 1)
+    val_ids = range(args.train + 1, args.train + args.val + 1)
     try:
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            fail(f'{args.out} already holds something: move it or name another folder')
         out.parent.mkdir(parents=True, exist_ok=True)
         # OUT appears in one step and complete, or not at all.
         with TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as workshop:
             root = Path(workshop) / out.name
-            train = write_split(
-                root, 'train2017', [args.seed, 0], args.train, args.size, 1
-            )
-            val = write_split(
-                root, 'val2017', [args.seed, 1], args.val, args.size, args.train + 1
-            )
+            train = write_split(root, 'train2017', train_ids, [args.seed, 0], args.size)
+            val = write_split(root, 'val2017', val_ids, [args.seed, 1], args.size)
             root.rename(out)
     except OSError as error:
         fail(f'{args.out} cannot be written: {error}')
@@ -98,9 +96,7 @@ def parse_args() -> argparse.Namespace:
     add('--train', metavar='N', type=at_least(1), default=200, help='training images')
     add('--val', metavar='N', type=at_least(1), default=50, help='validation images')
     add('--size', metavar='PX', type=at_least(64), default=192, help='side in pixels')
-    add(
-        '--seed', metavar='S', type=at_least(0), default=0, help='equal seed, equal set'
-    )
+    add('--seed', metavar='S', type=at_least(0), default=0, help='same seed, same set')
     return parser.parse_args()
 
 
@@ -109,9 +105,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(
-                f'{text!r} is no whole number of at least {least}'
-            )
+            raise argparse.ArgumentTypeError(f'{text} is no whole number >= {least}')
         return int(text)
 
     return read
@@ -123,19 +117,19 @@ def fail(message: str) -> NoReturn:
 
 
 def write_split(
-    root: Path, name: str, seed: list[int], count: int, size: int, first_id: int
+    root: Path, name: str, ids: range, seed: list[int], size: int
 ) -> dict[str, Any]:
     """Write one split's images and annotations; return the latter."""
     folder = root / name
     folder.mkdir(parents=True)
     images, annotations = [], []
-    for index in track(range(count), description=name):
+    for index, image_id in enumerate(track(ids, description=name)):
         scene = make_scene([*seed, index], size)
-        image = describe_image(first_id + index, size)
+        image = describe_image(image_id, size)
         _, jpeg = cv2.imencode('.jpg', scene.image[..., ::-1], JPEG_QUALITY)
         (folder / image['file_name']).write_bytes(jpeg.tobytes())
         images.append(image)
-        annotations += annotate(scene, image['id'])
+        annotations += annotate(scene, image_id)
     content = {
         'info': INFO,
         'licenses': LICENSES,

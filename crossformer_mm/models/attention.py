@@ -63,7 +63,8 @@ class GroupAttention(nn.Module):
         q, k, v = qkv.view(groups, tokens, 3, self.num_heads, -1).unbind(2)
         bias = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         if bias is not None:
-            bias = bias.to(q.dtype)
+            # The fused kernels take a mask of four dimensions.
+            bias = bias.to(q.dtype)[None]
         if mask is not None:
             hidden = mask_to_scores(mask, q.dtype)
             hidden = hidden.repeat(groups // len(hidden), 1)[:, None, None]

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def check_ints(
-    name: str, value: Sequence[int], length: int | None = None
-) -> Sequence[int]:
-    """Return ``value`` if it holds ``length`` whole numbers of at least 1.
+def check_ints(name: str, value: Sequence[int], length: int | None = None) -> None:
+    """Check that ``value`` holds ``length`` whole numbers of at least 1.
 
     Raises:
         ValueError: If it does not; the message names the argument and its value.
@@ -21,40 +19,48 @@ def check_ints(
             f'{name} must have {length or "at least 1"} entries, one per stage, got '
             f'{len(value)}: {value!r}.'
         )
-    return value
 
 
-def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """Return ``value`` if it is one of ``allowed``.
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Check that ``value`` is one of ``allowed``.
 
     Raises:
         ValueError: If it is not; the message names the argument and its value.
     """
     if value not in allowed:
         raise ValueError(f'{name} must be one of {list(allowed)}, got {value!r}.')
-    return value
 
 
-def check_positive(name: str, value: float) -> float:
-    """Return ``value`` if it is above 0.
+def check_subset(name: str, value: Sequence[Any], allowed: Sequence[Any]) -> None:
+    """Check that ``value`` holds at least one of ``allowed``, and nothing else.
+
+    Raises:
+        ValueError: If it does not; the message names the argument and its value.
+    """
+    if not value or not set(value) <= set(allowed):
+        raise ValueError(
+            f'{name} must hold one or more of {list(allowed)}, got {value!r}.'
+        )
+
+
+def check_positive(name: str, value: float) -> None:
+    """Check that ``value`` is above 0.
 
     Raises:
         ValueError: If it is not; the message names the argument and its value.
     """
-    if not value > 0:
-        raise ValueError(f'{name} must be above 0, got {value!r}.')
-    return value
+    if not isinstance(value, int | float) or value <= 0:
+        raise ValueError(f'{name} must be a number above 0, got {value!r}.')
 
 
-def check_rate(name: str, value: float) -> float:
-    """Return ``value`` if it is a probability below 1.
+def check_rate(name: str, value: float) -> None:
+    """Check that ``value`` is a probability below 1.
 
     Raises:
         ValueError: If it is not; the message names the argument and its value.
     """
-    if not 0 <= value < 1:
-        raise ValueError(f'{name} must be at least 0 and below 1, got {value!r}.')
-    return value
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f'{name} must be a number from 0 to below 1, got {value!r}.')
 
 
 def check_kernels(name: str, value: Sequence[int], stride: int, width: int) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import GroupAttention
-from .checks import check_choice, check_positive, check_rate
+from .checks import check_choice, check_positive, check_rate, check_subset
 from .embed import CrossScaleEmbedding, CrossScaleMerging
 from .layers import MLP, DropPath
 from .partition import Grouping, lda_grouping, sda_grouping
@@ -237,8 +237,7 @@ class CrossFormer(BaseModule):
                 "adaptive_interval=True needs lda_mode='group': under "
                 "lda_mode='interval' the interval is fixed by definition."
             )
-        for i in out_indices:
-            check_choice('out_indices', i, range(stages))
+        check_subset('out_indices', out_indices, range(stages))
         check_choice('frozen_stages', frozen_stages, range(-1, stages + 1))
         check_positive('in_channels', in_channels)
         check_positive('mlp_ratio', mlp_ratio)

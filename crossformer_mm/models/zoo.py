@@ -66,7 +66,8 @@ def resolve_arch(arch: str | dict[str, Any], **given: Any) -> dict[str, Any]:
     settings = _read_arch(arch)
     settings.update({k: v for k, v in given.items() if v is not None})
 
-    stages = len(check_ints('depths', settings['depths']))
+    check_ints('depths', settings['depths'])
+    stages = len(settings['depths'])
     for name in ('num_heads', 'group_size', 'crs_interval'):
         check_ints(name, settings[name], stages)
     check_choice('lda_mode', settings['lda_mode'], LDA_MODES)
@@ -103,7 +104,8 @@ def _read_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f'arch has unknown keys {unknown}: allowed are {", ".join(ARCHS["S"])}.'
         )
-    stages = len(check_ints('depths', arch['depths']))
+    check_ints('depths', arch['depths'])
+    stages = len(arch['depths'])
     defaults = dict(
         drop_path_rate=0.0,
         with_acl=False,

@@ -1,0 +1,3 @@
+# What every config needs to find the plugin.
+custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
+runner_type = 'CheckedRunner'

@@ -1,0 +1,70 @@
+# From scratch on the mini set of tools/make_mini_coco.py, in minutes on a CPU.
+_base_ = [
+    '_base_/mask_rcnn_crossformer_s_fpn.py',
+    '_base_/coco_instance.py',
+    '_base_/schedule_1x.py',
+    'mmdet::_base_/default_runtime.py',
+    '_base_/runtime.py',
+]
+
+# Small images need small anchors, and few proposals of a short training are good.
+model = dict(
+    backbone=dict(type='CrossFormer_T', init_cfg=None, drop_path_rate=0.0),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+    rpn_head=dict(anchor_generator=dict(scales=[4])),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=250),
+        rcnn=dict(sampler=dict(num=64)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=250, max_per_img=100)),
+)
+
+data_root = 'data/mini_coco'
+scale = (192, 192)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    dataset=dict(data_root=data_root, pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    dataset=dict(data_root=data_root, pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + '/annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+
+train_cfg = dict(max_epochs=3)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        begin=0,
+        end=3,
+        convert_to_iter_based=True,
+    ),
+]
+optim_wrapper = dict(optimizer=dict(lr=3e-4, weight_decay=0.05), clip_grad=dict(max_norm=10))
+default_hooks = dict(
+    logger=dict(interval=5),
+    checkpoint=dict(max_keep_ckpts=1),
+)
+randomness = dict(seed=0)

@@ -1,0 +1,39 @@
+"""The ``pickle_module`` of a weights-only ``torch.load`` before torch 2.6.
+
+The reader of these versions cannot be told of further classes. This one knows torch's
+list and ours, and refuses every other name. Delete it with the last torch below 2.6.
+"""
+
+import pickle
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+from torch import _weights_only_unpickler
+
+from .allowed import PUBLISHED_CLASSES
+
+__all__ = ['Unpickler', 'UnpicklingError', 'load']
+
+
+class Unpickler(pickle.Unpickler):
+    """Finds the allowed classes alone."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Look a class up by its full name, without importing anything.
+
+        Raises:
+            UnpicklingError: If it is not allowed; in the words of newer versions.
+        """
+        path = f'{module}.{name}'
+        allowed = {
+            **_weights_only_unpickler._get_allowed_globals(),
+            **PUBLISHED_CLASSES,
+        }
+        if path not in allowed:
+            raise UnpicklingError(f'Unsupported global: GLOBAL {path}')
+        return allowed[path]
+
+
+def load(file: BinaryIO, **kwargs: Any) -> Any:
+    """Read one object, as ``pickle.load`` does."""
+    return Unpickler(file, **kwargs).load()

@@ -1,0 +1,85 @@
+import importlib
+import subprocess
+import sys
+
+import pytest
+from mmengine.registry import MODELS, DefaultScope, Registry
+
+import crossformer_mm
+from crossformer_mm.models import zoo
+
+VARIANTS = {
+    'CrossFormer_T': 'T',
+    'CrossFormer_S': 'S',
+    'CrossFormer_B': 'B',
+    'CrossFormer_L': 'L',
+    'CrossFormerPP_S': 'ppS',
+    'CrossFormerPP_B': 'ppB',
+    'CrossFormerPP_L': 'ppL',
+    'CrossFormerPP_H': 'ppH',
+    'CrossFormer_S2': 'ppS',
+    'CrossFormer_B2': 'ppB',
+}
+
+
+@pytest.mark.parametrize('name, arch', VARIANTS.items())
+def test_variant_is_its_arch(name, arch):
+    model = MODELS.build(dict(type=name))
+    settings = zoo.ARCHS[arch]
+    assert [len(stage.blocks) for stage in model.layers] == list(settings['depths'])
+    assert model.num_features[0] == settings['embed_dims']
+    block = model.layers[2].blocks[1]
+    assert block.grouping.keywords['lda_mode'] == settings['lda_mode']
+    has_acl = any('ex_conv' in name for name, _ in model.named_parameters())
+    assert has_acl == settings['with_acl']
+
+
+def test_original_backbone_dict_builds_unchanged():
+    model = MODELS.build(
+        dict(
+            type='CrossFormer_S',
+            group_size=[7, 7, 7, 7],
+            crs_interval=[8, 4, 2, 1],
+            adaptive_interval=False,
+            init_cfg=dict(type='Pretrained', checkpoint='backbone-crossformer-s.pth'),
+        )
+    )
+    assert isinstance(model, crossformer_mm.CrossFormer_S)
+
+
+def test_prefix_form_and_child_scopes_find_it():
+    child = Registry('model', parent=MODELS, scope='some_codebase')
+    with DefaultScope.overwrite_default_scope('some_codebase'):
+        for name in ('CrossFormer_S', 'crossformer_mm.CrossFormer_S'):
+            assert child.get(name) is crossformer_mm.CrossFormer_S
+
+
+def test_importing_twice_registers_once():
+    """Also when a notebook throws the modules away and imports them anew."""
+    before = set(MODELS.module_dict)
+    saved = {k: v for k, v in sys.modules.items() if k.startswith('crossformer_mm')}
+    try:
+        for name in saved:
+            del sys.modules[name]
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            importlib.import_module('crossformer_mm')
+        assert set(MODELS.module_dict) == before
+    finally:
+        for name in [k for k in sys.modules if k.startswith('crossformer_mm')]:
+            del sys.modules[name]
+        sys.modules.update(saved)
+        for name in VARIANTS:
+            MODELS.register_module(
+                name=name, module=getattr(crossformer_mm, name), force=True
+            )
+        MODELS.register_module(module=crossformer_mm.CrossFormer, force=True)
+
+
+def test_import_needs_torch_and_mmengine_alone():
+    code = (
+        'import sys\n'
+        'for name in ("mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision"):\n'
+        '    sys.modules[name] = None  # an import of it raises ImportError\n'
+        'import crossformer_mm\n'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,0 +1,161 @@
+"""The environment doctor, in this environment and in broken ones."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCTOR = ROOT / 'tools' / 'check_env.py'
+PARTS = [
+    'Python',
+    'setuptools',
+    'numpy',
+    'OpenCV',
+    'torch',
+    'CUDA',
+    'mmengine',
+    'mmcv',
+    'mmcv._ext',
+    'mmdet',
+    'mmsegmentation',
+    'mmseg',
+    'pycocotools',
+    'openmim',
+    'plugin in mmdet',
+    'plugin in mmseg',
+]
+
+
+def examine(*flags, path=''):
+    """Run the doctor; return its exit code and {part: line}."""
+    result = subprocess.run(
+        [sys.executable, *flags, str(DOCTOR)],
+        env={**os.environ, 'PYTHONPATH': str(path)},
+        capture_output=True,
+        text=True,
+    )
+    assert not result.stderr
+    lines = result.stdout.splitlines()[1:]
+    # Columns are set apart by two spaces or more.
+    return result.returncode, {line[9:].split('  ')[0]: line for line in lines}
+
+
+def fake_distribution(folder, name, version):
+    info = folder / f'{name}-{version}.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(
+        f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+    )
+
+
+@pytest.fixture
+def doctor():
+    spec = importlib.util.spec_from_file_location('check_env', DOCTOR)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_this_environment_is_healthy():
+    code, lines = examine()
+    assert list(lines) == PARTS
+    assert not [line for line in lines.values() if not line.startswith('ok ')]
+    assert code == 0
+    assert '<2.2.0' in lines['mmdet'] and '<2.2.0' in lines['mmsegmentation']
+
+
+def test_nothing_installed_still_gets_a_line_per_part():
+    code, lines = examine('-I', '-S')
+    assert code == 1
+    assert list(lines) == PARTS
+    for part, package in [('numpy', 'numpy'), ('openmim', 'openmim')]:
+        assert lines[part].startswith('FAIL')
+        assert f'pip install --no-deps {package}==' in lines[part]
+    assert 'pip install torch==2.13.0' in lines['torch']
+    assert 'MMCV_WITH_OPS=1' in lines['mmcv']
+
+
+def test_several_broken_parts(tmp_path):
+    (tmp_path / 'mmcv').mkdir()
+    (tmp_path / 'mmcv' / '__init__.py').write_text("__version__ = '2.2.0'\n")
+    fake_distribution(tmp_path, 'mmcv', '2.2.0')
+    (tmp_path / 'pkg_resources.py').write_text(
+        "raise ModuleNotFoundError('gone', name='pkg_resources')\n"
+    )
+    code, lines = examine(path=tmp_path)
+    assert code == 1
+    assert list(lines) == PARTS
+    assert lines['mmcv'].startswith('warn') and '2.2.0' in lines['mmcv']
+    assert lines['mmcv._ext'].startswith('FAIL')
+    assert '--no-binary mmcv' in lines['mmcv._ext']
+    for part in ('mmdet', 'mmsegmentation'):
+        # mmdet's and mmseg's own words.
+        assert lines[part].startswith('FAIL') and 'incompatible' in lines[part]
+    assert lines['setuptools'].startswith('FAIL')
+    assert (
+        f'{sys.executable} -m pip install --no-deps setuptools=='
+        in (lines['setuptools'])
+    )
+    assert lines['torch'].startswith('ok')
+
+
+def test_a_broken_numpy_is_told(tmp_path):
+    (tmp_path / 'numpy.py').write_text("raise ImportError('libopenblas is missing')\n")
+    code, lines = examine(path=tmp_path)
+    assert code == 1
+    assert list(lines) == PARTS
+    assert lines['numpy'].startswith('FAIL')
+    assert 'libopenblas is missing' in lines['numpy']
+    assert 'pip install --no-deps numpy==2.2.6' in lines['numpy']
+
+
+def test_the_word_segmenter(doctor, tmp_path, monkeypatch):
+    assert doctor.check_mmseg_namesake().verdict == 'ok'
+    fake_distribution(tmp_path, 'mmseg', '1.0.0')
+    monkeypatch.syspath_prepend(tmp_path)
+    check = doctor.check_mmseg_namesake()
+    assert check.verdict == 'FAIL'
+    assert 'uninstall -y mmseg &&' in check.mend
+    assert 'mmsegmentation==1.2.2' in check.mend
+
+
+def test_an_untried_version_is_no_failure(doctor, tmp_path, monkeypatch):
+    fake_distribution(tmp_path, 'numpy', '9.9.9')
+    monkeypatch.syspath_prepend(tmp_path)
+    check = doctor.check_numpy()
+    assert (check.verdict, check.found) == ('warn', '9.9.9')
+    assert 'numpy==2.2.6' in check.mend
+
+
+def test_a_missing_dependency_is_named_rather_than_its_user(
+    doctor, tmp_path, monkeypatch
+):
+    (tmp_path / 'needs_ftfy.py').write_text(
+        "raise ModuleNotFoundError('no ftfy', name='ftfy')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    check = doctor.check_package('mmsegmentation', 'mmsegmentation', 'needs_ftfy')
+    assert check.verdict == 'FAIL'
+    assert check.mend.endswith(f'ftfy=={doctor.pinned("ftfy")}')
+
+
+def test_a_driver_that_torch_cannot_use_is_a_warning(doctor, monkeypatch):
+    monkeypatch.setattr(doctor, 'has_driver', lambda: True)
+    monkeypatch.setattr('torch.version.cuda', None)
+    check = doctor.check_cuda()
+    assert check.verdict == 'warn'
+    assert 'pip install' in check.mend and '+cpu' not in check.mend
+
+
+def test_an_unregistered_plugin_fails(doctor, monkeypatch):
+    from mmdet.registry import MODELS
+
+    assert doctor.check_plugin_in_mmdet().verdict == 'ok'
+    monkeypatch.setattr(MODELS, 'get', lambda name: None)
+    check = doctor.check_plugin_in_mmdet()
+    assert (check.verdict, check.found) == ('FAIL', 'not registered')
+    assert str(ROOT) in check.mend

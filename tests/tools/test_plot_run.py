@@ -1,0 +1,249 @@
+"""Pictures and table from the files that mmengine and mmdet leave behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import mmengine
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+IMAGES = 9  # one more than fits into the picture
+
+
+@pytest.fixture
+def plot_run(monkeypatch: pytest.MonkeyPatch):
+    """The tool as a module: a process of its own takes seconds to import mmdet."""
+    monkeypatch.syspath_prepend(TOOLS)
+    import plot_run
+
+    return plot_run
+
+
+@pytest.fixture
+def run_tool(plot_run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """A call of the tool that returns what it prints."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, 'argv', ['plot_run.py', *map(str, arguments)])
+        plot_run.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A very small mini set."""
+    out = tmp_path_factory.mktemp('data') / 'mini'
+    command = [sys.executable, str(TOOLS / 'make_mini_coco.py'), str(out)]
+    command += ['--train', '1', '--val', str(IMAGES), '--size', '64']
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture
+def config(data: Path, tmp_path: Path) -> Path:
+    """A config with nothing but a test set."""
+    path = tmp_path / 'config.py'
+    path.write_text(f"""
+default_scope = 'mmdet'
+test_dataloader = dict(
+    dataset=dict(
+        type='CocoDataset',
+        data_root='{data}/',
+        ann_file='annotations/instances_val2017.json',
+        data_prefix=dict(img='val2017/'),
+        test_mode=True,
+        pipeline=[dict(type='LoadImageFromFile')]))
+""")
+    return path
+
+
+def write_run(work_dir: Path, masks: bool = True) -> None:
+    """Write what one training by epochs and one test leave behind."""
+    write_scalars(work_dir / '20250101_000000', [{'loss': 99.0, 'step': 10}])
+    kinds = ('bbox', 'segm') if masks else ('bbox',)
+    scalars = []
+    for epoch in (1, 2):
+        for step in (10 * epoch - 5, 10 * epoch):
+            loss = {'loss': 2 / step, 'loss_cls': 1 / step, 'loss_mask': 1 / step}
+            scalars.append({'lr': 0.1, 'epoch': epoch, **loss, 'step': step})
+        metrics = {
+            f'coco/{kind}_mAP{suffix}': 0.3 * epoch
+            for kind in kinds
+            for suffix in ('', '_50', '_75', '_s', '_m', '_l')
+        }
+        scalars.append({**metrics, 'step': epoch})
+    write_scalars(work_dir / '20250102_000000', scalars)
+    test = work_dir / '20250103_000000'
+    (test / 'vis_data').mkdir(parents=True)
+    (test / 'vis_data' / 'config.py').write_text("load_from = 'work/epoch_2.pth'\n")
+    metrics.update({f'coco/{kind}_mAP_l': -1.0 for kind in kinds})
+    (test / f'{test.name}.json').write_text(json.dumps(metrics))
+
+
+def write_scalars(run: Path, records: list[dict]) -> None:
+    """Write one run's scalars, a record per line."""
+    (run / 'vis_data').mkdir(parents=True)
+    lines = ''.join(json.dumps(record) + '\n' for record in records)
+    (run / 'vis_data' / 'scalars.json').write_text(lines)
+
+
+def write_predictions(path: Path, data: Path, masks: bool = True) -> None:
+    """Write the ground truth as mmdet's DumpDetResults writes predictions."""
+    coco = COCO(data / 'annotations' / 'instances_val2017.json')
+    labels = {number: label for label, number in enumerate(coco.getCatIds())}
+    results = []
+    for number, image in coco.imgs.items():
+        entries = coco.imgToAnns[number]
+        boxes = torch.tensor([entry['bbox'] for entry in entries])
+        boxes[:, 2:] += boxes[:, :2]
+        found = {
+            'bboxes': boxes,
+            'scores': torch.linspace(0.95, 0.4, len(entries)),
+            'labels': torch.tensor([labels[entry['category_id']] for entry in entries]),
+        }
+        if masks:
+            found['masks'] = [coco.annToRLE(entry) for entry in entries]
+        name = f'{data}/val2017/{image["file_name"]}'
+        results.append({'img_id': number, 'img_path': name, 'pred_instances': found})
+    mmengine.dump(results, path)
+
+
+@pytest.fixture
+def work_dir(data: Path, tmp_path: Path) -> Path:
+    """A work folder with all that the tool reads."""
+    folder = tmp_path / 'work'
+    write_run(folder)
+    write_predictions(folder / 'predictions.pkl', data)
+    return folder
+
+
+def colours(path: Path) -> int:
+    """Return the number of different colours in a picture."""
+    return len(np.unique(cv2.imread(str(path)) @ np.array([1, 256, 256**2])))
+
+
+def test_pictures_and_table(run_tool, work_dir: Path, config: Path) -> None:
+    printed = run_tool(work_dir, config)
+    assert cv2.imread(str(work_dir / 'curves.png')).shape == (720, 1800, 3)
+    # 8 of the 9 images fit, in 4 rows
+    assert cv2.imread(str(work_dir / 'predictions.png')).shape == (2205, 2100, 3)
+    assert colours(work_dir / 'curves.png') > 50
+    assert colours(work_dir / 'predictions.png') > 5000
+    assert not list(work_dir.glob('*.part'))
+    box, mask = (
+        line.split('│')[1:-1] for line in printed.splitlines() if '0.600' in line
+    )
+    assert [cell.strip() for cell in box] == ['box'] + 5 * ['0.600'] + ['-']
+    assert [cell.strip() for cell in mask] == ['mask'] + 5 * ['0.600'] + ['-']
+    for path in (
+        work_dir / 'curves.png',
+        work_dir / 'predictions.png',
+        config,
+        'work/epoch_2.pth',
+    ):
+        assert str(path) in printed
+
+
+def test_boxes_alone(run_tool, data: Path, tmp_path: Path, config: Path) -> None:
+    work_dir = tmp_path / 'boxes'
+    write_run(work_dir, masks=False)
+    write_predictions(work_dir / 'predictions.pkl', data, masks=False)
+    assert 'mask' not in run_tool(work_dir, config)
+    assert colours(work_dir / 'predictions.png') > 5000
+
+
+def test_newest_training_with_evaluations_at_iterations(
+    work_dir: Path, plot_run
+) -> None:
+    training, evaluations = plot_run.read_training(work_dir)
+    assert [record['step'] for record in training] == [5, 10, 15, 20]
+    assert [record['step'] for record in evaluations] == [10, 20]
+    assert plot_run.find_test_run(work_dir).name == '20250103_000000'
+
+
+def test_training_not_yet_evaluated(plot_run) -> None:
+    figure = plot_run.plot_curves([{'loss': 1.0, 'loss_cls': 1.0, 'step': 10}], [])
+    losses, precision = figure.axes
+    assert len(losses.lines) == 2
+    assert not precision.lines
+
+
+def test_unsure_predictions_are_left_out(data: Path, tmp_path: Path, plot_run) -> None:
+    write_predictions(tmp_path / 'p.pkl', data)
+    for result in mmengine.load(tmp_path / 'p.pkl'):
+        scores = result['pred_instances']['scores']
+        shown = [i.score for i in plot_run.predicted_instances(result)]
+        assert shown == sorted(scores[scores >= 0.5].tolist())
+
+
+def test_busiest_images_with_the_truth_as_prediction(
+    work_dir: Path, config: Path, plot_run
+) -> None:
+    examples, classes = plot_run.read_examples(work_dir / 'predictions.pkl', config)
+    counts = [len(example.truth) for example in examples]
+    assert len(examples) == 8
+    assert counts == sorted(counts, reverse=True)
+    assert len(classes) == 80
+    for example in examples:
+        for instance in example.prediction:
+            assert any(
+                instance.label == true.label
+                and instance.box == true.box
+                and (instance.mask == true.mask).all()
+                for true in example.truth
+            )
+
+
+@pytest.mark.parametrize(
+    ('missing', 'message'),
+    [
+        ('*/vis_data/scalars.json', 'work holds no training'),
+        ('*/2*.json', 'work holds no test result'),
+        ('predictions.pkl', 'predictions.pkl is missing'),
+        ('../config.py', 'config.py is missing'),
+    ],
+)
+def test_missing_file_is_one_line_and_no_picture(
+    run_tool, work_dir: Path, config: Path, missing: str, message: str
+) -> None:
+    for path in work_dir.glob(missing):
+        path.unlink()
+    with pytest.raises(SystemExit, match=f'^plot_run: .*{message}.*$') as error:
+        run_tool(work_dir, config)
+    assert '\n' not in error.value.code
+    assert not list(work_dir.glob('*.png'))
+
+
+def test_folder_that_is_not_there(tmp_path: Path, config: Path) -> None:
+    """As a user meets it: one line and exit code 1."""
+    command = [sys.executable, '-W', 'ignore', str(TOOLS / 'plot_run.py')]
+    command += [str(tmp_path / 'nowhere'), str(config)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f'plot_run: {tmp_path}/nowhere holds no training')
+    assert result.stderr.count('\n') == 1
+
+
+def test_missing_data_is_named(
+    run_tool, work_dir: Path, config: Path, data: Path
+) -> None:
+    config.write_text(config.read_text().replace(f'{data}/', '/not/here/'))
+    with pytest.raises(SystemExit, match='test set of .*/not/here/annotations'):
+        run_tool(work_dir, config)
+
+
+def test_predictions_of_other_images(run_tool, work_dir: Path, config: Path) -> None:
+    path = work_dir / 'predictions.pkl'
+    results = mmengine.load(path)
+    results[0]['img_path'] = 'elsewhere.jpg'
+    mmengine.dump(results, path)
+    with pytest.raises(SystemExit, match='made on other images'):
+        run_tool(work_dir, config)
