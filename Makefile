@@ -20,7 +20,9 @@ test: env  ## all tests
 quickstart: env data/mini_coco  ## mini data, training, evaluation, pictures
 	$(BIN)/mim train mmdet $(CONFIG) --work-dir $(WORK_DIR)
 	$(BIN)/mim test mmdet $(CONFIG) --work-dir $(WORK_DIR) \
-		--checkpoint $$(cat $(WORK_DIR)/last_checkpoint)
+		--checkpoint $$(cat $(WORK_DIR)/last_checkpoint) \
+		--out $(WORK_DIR)/predictions.pkl
+	$(BIN)/python tools/plot_run.py $(WORK_DIR) $(CONFIG)
 
 data/mini_coco: | env
 	$(BIN)/python tools/make_mini_coco.py $@

@@ -23,7 +23,6 @@ import sys
 import sysconfig
 import threading
 import time
-from collections import deque
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -288,7 +287,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.state = 'preparing'
+        self.state = 'compiling'
         self.tenths = -1
         self.over = threading.Event()
         self.clock = threading.Thread(target=self.tick, daemon=True)
@@ -332,7 +331,7 @@ def install_rest(pins: Path) -> None:
 
 def verify() -> None:
     """Stop unless what was compiled loads."""
-    check = 'import torch, mmcv._ext, mmdet, mmseg, mim'
+    check = 'import torch, mmcv._ext, mmdet.apis, mmseg.apis, mim, matplotlib.pyplot'
     run([str(venv_python()), '-W', 'ignore', '-c', check], 'first import of it all')
 
 
@@ -342,7 +341,7 @@ def verify() -> None:
 def pip_install(*arguments: str | Path, title: str) -> None:
     """Run pip install in .venv, quietly."""
     # Compiling every module to bytecode takes as long as the installation itself, and
-    # most are never imported; Python does it on the first import.
+    # most are never imported; the last step compiles those that are.
     command = [*pip('install'), '-qq', '--no-compile', *map(str, arguments)]
     run(command, title)
 
@@ -369,6 +368,8 @@ def environment() -> dict[str, str]:
     env = dict(os.environ, TMPDIR=str(VENV / 'tmp'), PIP_DISABLE_PIP_VERSION_CHECK='1')
     # Packages lying there would count as installed.
     env.pop('PYTHONPATH', None)
+    # The first import of it all leaves the bytecode that every later start is spared.
+    env.pop('PYTHONDONTWRITEBYTECODE', None)
     # torch looks for ninja there.
     env['PATH'] = f'{VENV / "bin"}{os.pathsep}{os.environ.get("PATH", "")}'
     return env
@@ -403,10 +404,12 @@ def stop(line: str) -> None:
 
 
 def stop_with(log: Path, line: str) -> None:
-    """End with the last lines of a log and where to find the rest."""
-    with log.open(errors='replace') as file:
-        tail = ''.join(deque(file, maxlen=20))
-    stop(f'{line}. The end of {log}:\n{tail}')
+    """End with what a log tells of the failure and where to find the rest."""
+    lines = log.read_text(errors='replace').splitlines()
+    # What broke a compilation stands far above the end, which is all tidying up.
+    telling = [text for text in lines if re.search(r'error\b', text, re.IGNORECASE)]
+    tail = '\n'.join(text[:200] for text in (telling or lines)[-20:])
+    stop(f'{line}. From {log}:\n{tail}')
 
 
 def interrupted(*_: object) -> None:

@@ -3,7 +3,8 @@
 ``allowed``       the classes a checkpoint may hold beside tensors
 ``weights_only``  torch.load with these classes and no others, on any torch
 ``reader``        a file, or one clear error
-``recognize``     which network the names and shapes belong to
+``recognize``     the network that its names and shapes belong to
+``fit``           whether the weights are all there, and usable
 ``pretrained``    ``init_cfg=dict(type='Pretrained', ...)`` of the backbones
 ``convert``       the content of another file
 ``writer``        that file, whole or not at all

@@ -63,11 +63,11 @@ def _is_numeric(array: Any) -> bool:
 
 
 def _numpy_classes() -> dict[str, Callable]:
-    # NumPy 1 and 2 name their internals differently; a file may come from either.
-    core = np._core if hasattr(np, '_core') else np.core
+    # What restores scalars and arrays has another place in NumPy 1 than in NumPy 2,
+    # and a file may come from either.
     internals = {
-        f'numpy.{package}.multiarray.{name}': getattr(core.multiarray, name)
-        for name in ('scalar', '_reconstruct')
+        f'numpy.{package}.multiarray.{name}': example.__reduce__()[0]
+        for name, example in (('scalar', np.float64()), ('_reconstruct', np.empty(0)))
         for package in ('core', '_core')
     }
     # A file names np.dtype alone, but torch wants to know the class of each dtype too.

@@ -4,13 +4,25 @@ The reader of these versions cannot be told of further classes. This one knows t
 list and ours, and refuses every other name. Delete it with the last torch below 2.6.
 """
 
+import _codecs
+import _compat_pickle
 import pickle
+from collections import Counter
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 from torch import _weights_only_unpickler
 
 from .allowed import PUBLISHED_CLASSES
+
+# Newer versions of torch have these in their own list.
+NEWER_LIST = {
+    'builtins.bytearray': bytearray,
+    'builtins.complex': complex,
+    'builtins.set': set,
+    'collections.Counter': Counter,
+    '_codecs.encode': _codecs.encode,
+}
 
 __all__ = ['Unpickler', 'UnpicklingError', 'load']
 
@@ -24,11 +36,11 @@ class Unpickler(pickle.Unpickler):
         Raises:
             UnpicklingError: If it is not allowed; in the words of newer versions.
         """
+        # A file has the names that Python 2 gave its builtins.
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
         path = f'{module}.{name}'
-        allowed = {
-            **_weights_only_unpickler._get_allowed_globals(),
-            **PUBLISHED_CLASSES,
-        }
+        old_list = _weights_only_unpickler._get_allowed_globals()
+        allowed = {**old_list, **NEWER_LIST, **PUBLISHED_CLASSES}
         if path not in allowed:
             raise UnpicklingError(f'Unsupported global: GLOBAL {path}')
         return allowed[path]

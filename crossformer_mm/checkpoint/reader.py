@@ -3,6 +3,8 @@
 import os
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,17 @@ from mmengine.fileio import get_local_path
 from . import weights_only
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Exception):
     """A checkpoint cannot be used; the message says which, why and what to do."""
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Put the name of the file in front of the errors that are raised inside."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f'{source} {error}') from error.__cause__
 
 
 def read_checkpoint(source: str) -> Any:
@@ -31,10 +42,8 @@ def read_checkpoint(source: str) -> Any:
     try:
         with get_local_path(os.path.expanduser(source)) as path:
             return _read_file(Path(path))
-    except CheckpointError as error:
-        raise CheckpointError(f'{source} {error}') from error.__cause__
     except (OSError, HTTPException, ValueError) as error:
-        raise CheckpointError(f'{source} cannot be read: {error}') from error
+        raise CheckpointError(f'cannot be read: {error}') from error
 
 
 def _read_file(path: Path) -> Any:
@@ -85,14 +94,18 @@ def _check_archive(path: Path) -> None:
 
 
 def _explain(error: Exception) -> str:
-    message = str(error).rpartition('WeightsUnpickler error: ')[2].strip()
-    reason = message.partition('\n')[0].rstrip('.') or type(error).__name__
-    if found := re.search(r'GLOBAL (\S+)', reason):
-        reason = f'Refused: it asks for {found[1]}'
-    if 'Refused: ' in reason:
-        return (
-            f'is refused: {reason.rpartition("Refused: ")[2]}. Nothing of it was run. '
-            'Whoever made it can save the weights alone: '
-            'torch.save(model.state_dict(), FILE).'
-        )
-    return f'is no checkpoint, or damaged: {reason}. Nothing of it was run.'
+    message = str(error)
+    if found := re.search(r'GLOBAL (\S+)', message):
+        refused = f'it asks for {found[1]}'
+    elif found := re.search(r'Refused: (.+)', message):
+        refused = found[1]
+    else:
+        # torch puts advice around the reason: to read the file without protection.
+        advice = r'(?s)Weights only load failed.*?(WeightsUnpickler error:|\n\n\n)'
+        reason = re.sub(advice, '', message).strip().partition('\n')[0].rstrip('.')
+        reason = reason or type(error).__name__
+        return f'is no checkpoint, or damaged: {reason}. Nothing of it was run.'
+    return (
+        f'is refused: {refused}. Nothing of it was run. Whoever made it can save the '
+        'weights alone: torch.save(model.state_dict(), FILE).'
+    )

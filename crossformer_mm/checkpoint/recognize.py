@@ -1,7 +1,8 @@
-"""Which network the names and shapes of a checkpoint belong to."""
+"""Which network the weights in a checkpoint belong to, by names and shapes alone."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,45 +13,47 @@ from torch import Tensor
 from ..models.zoo import ARCHS
 from .reader import CheckpointError
 
+Weights = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
-# Where files keep their weights, in this order: the original's and timm's 'model',
-# MMCV's and MMEngine's 'state_dict'. A copy is taken where there is nothing else.
-COPIES = ('model_ema', 'state_dict_ema', 'ema_state_dict')
-WEIGHTS = ('state_dict', 'model', *COPIES)
-# The first names of the parts in MMDetection and MMSegmentation.
-DETECTOR_HEADS = {'rpn_head', 'roi_head', 'bbox_head'}
-SEGMENTOR_HEADS = {'decode_head'}
-# A classifier's norm and head: their names in MMPretrain and the published ones.
-MMPRETRAIN_NAMES = {'neck.norm.': 'norm.', 'head.fc.': 'head.'}
-HEAD = tuple(MMPRETRAIN_NAMES.values())
-# What files hold beside parameters; the first release kept the first three.
+# Where a file keeps its weights: MMCV and MMEngine in 'state_dict', the original code
+# in 'model', others in the file itself. A moving average is taken where it is alone.
+AVERAGES = ('model_ema', 'state_dict_ema', 'ema_state_dict')
+WEIGHTS = ('state_dict', 'model', *AVERAGES)
+
+# The published names of a classifier's own parts, and those in MMPretrain.
+MMPRETRAIN_NAMES = {'norm.': 'neck.norm.', 'head.': 'head.fc.'}
+CLASSIFIER_PARTS = tuple(MMPRETRAIN_NAMES)
+CLASSES = 1000
+DETECTOR_PARTS = {'rpn_head', 'roi_head', 'bbox_head'}
+SEGMENTOR_PARTS = {'decode_head'}
+
+# The buffers of the first release; all of them follow from the sizes.
 BUFFERS = {
-    'attn.biases': 'table of the offsets in a group, computed when needed',
-    'attn.relative_position_index': 'places in that table, computed when needed',
-    'attn_mask': 'mask of the padding for one image size, computed when needed',
+    'attn.biases': 'buffer, the offsets inside a group, computed here when needed',
+    'attn.relative_position_index': 'buffer, places among the offsets, not needed here',
+    'attn_mask': 'buffer, the padding at one image size, computed here when needed',
 }
-EMA_PREFIX = 'ema_'
 
 
-@dataclass
+@dataclass(frozen=True)
 class Network:
     """The weights of a checkpoint, sorted.
 
     Attributes:
         kind (str): 'backbone', 'classifier', 'detector' or 'segmentor'.
-        variant (str, optional): Key of ``zoo.ARCHS``; None if it is like no other.
+        variant (str, optional): Key of ``zoo.ARCHS``; None where it is like none.
         backbone (dict[str, Tensor]): By the published names.
-        rest (dict[str, Tensor]): Norm and head of a classifier by the published
-            names; neck and heads of others by those of MMDetection or MMSegmentation.
-        dropped (dict[str, str]): What is of no use, name -> why.
+        rest (dict[str, Tensor]): Norm and head of a classifier by their published
+            names; neck and heads of others by MMDetection's or MMSegmentation's.
+        dropped (dict[str, str]): From a name to why it is of no use.
     """
 
     kind: str
     variant: str | None
-    backbone: dict[str, Tensor]
-    rest: dict[str, Tensor] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
+    backbone: Weights
+    rest: Weights
+    dropped: dict[str, str]
 
 
 def recognize(content: Any, prefix: str = '') -> Network:
@@ -58,24 +61,160 @@ def recognize(content: Any, prefix: str = '') -> Network:
 
     Args:
         content: As ``read_checkpoint`` returns it.
-        prefix (str): What the names of the backbone's weights start with, where a
-            file holds several. Defaults to ''.
+        prefix (str): Weights whose names do not start like this are left alone.
+            Defaults to ''.
 
     Raises:
-        CheckpointError: If there is no CrossFormer in it, or more than one.
+        CheckpointError: If it holds no CrossFormer, or more than one.
     """
     weights, dropped = _find_weights(content)
-    prefix = _find_backbone(weights, prefix)
-    backbone, head, rest = {}, {}, {}
-    root = prefix.removesuffix('backbone.')
+    start = _find_backbone(weights, prefix)
+    # What a detector has beside its backbone lies where 'backbone.' lies.
+    root = start.removesuffix('backbone.')
+    backbone, rest = {}, {}
     for name, tensor in weights.items():
-        if reason := _useless(name):
+        inside = name.startswith(start)
+        short = name.removeprefix(start if inside else root)
+        if reason := _reason_to_drop(short):
             dropped[name] = reason
-        elif name.startswith(prefix):
-            name = name.removeprefix(prefix)
-            (head if name.startswith(HEAD) else backbone)[name] = tensor
+        elif inside and not short.startswith(CLASSIFIER_PARTS):
+            backbone[short] = tensor
+        elif inside and start != root:
+            dropped[name] = "a classifier's, not used by this network"
         elif name.startswith(root):
-            rest[name.removeprefix(root)] = tensor
+            rest[short] = tensor
         else:
             dropped[name] = 'of another network'
-    ...
+    rest = _published_names(rest)
+    kind = _kind(rest)
+    if kind == 'backbone':
+        dropped.update(dict.fromkeys(rest, 'of a part that is not known'))
+        rest = {}
+    return Network(kind, nearest_variant(shapes_of(backbone)), backbone, rest, dropped)
+
+
+def shapes_of(weights: Weights) -> Shapes:
+    """Return the shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+@lru_cache
+def backbone_shapes(variant: str) -> Shapes:
+    """Return the name and shape of each parameter of a published backbone."""
+    with torch.device('meta'):
+        model = MODELS.build(dict(type='CrossFormer', arch=variant))
+    return shapes_of(model.state_dict())
+
+
+def classifier_shapes(variant: str) -> Shapes:
+    """Return the same of a published classifier."""
+    width = ARCHS[variant]['embed_dims'] * 8
+    return backbone_shapes(variant) | {
+        'norm.weight': (width,),
+        'norm.bias': (width,),
+        'head.weight': (CLASSES, width),
+        'head.bias': (CLASSES,),
+    }
+
+
+def nearest_variant(shapes: Shapes) -> str | None:
+    """Return the published variant that shares the most names and shapes, if any."""
+
+    def differences(variant: str) -> int:
+        return len(backbone_shapes(variant).items() ^ shapes.items())
+
+    nearest = min(ARCHS, key=differences)
+    known = differences(nearest) < len(backbone_shapes(nearest)) / 2
+    return nearest if known else None
+
+
+def full_name(variant: str | None) -> str:
+    """Name a variant as the papers do."""
+    if variant is None:
+        return 'a CrossFormer of no published size'
+    plus = '++' if variant.startswith('pp') else ''
+    return f'CrossFormer{plus}-{variant.removeprefix("pp")}'
+
+
+def first_few(names: Iterable[Any]) -> str:
+    """List the first three names, and how many there are beyond."""
+    names = [str(name) for name in names]
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return ', '.join(names[:3]) + more
+
+
+def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:
+    """Return the tensors by name, and what else the file holds."""
+    if not isinstance(content, dict):
+        raise CheckpointError(f'holds no weights, but a {type(content).__name__}.')
+    place = next((key for key in WEIGHTS if _has_tensors(content.get(key))), None)
+    if place is None and not _has_tensors(content):
+        raise CheckpointError(
+            f'holds no weights, but {first_few(content) or "nothing at all"}.'
+        )
+    dropped = {
+        str(key): 'a moving average of the weights' if key in AVERAGES else 'no weights'
+        for key in (content if place else ())
+        if key != place
+    }
+    weights = {}
+    for name, value in (content[place] if place else content).items():
+        if isinstance(value, Tensor):
+            # DataParallel, and each wrapper around it, puts a 'module.' in front.
+            weights[re.sub(r'^(module\.)+', '', str(name))] = value
+        else:
+            dropped[str(name)] = 'no tensor'
+    return weights, dropped
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(
+        isinstance(item, Tensor) for item in value.values()
+    )
+
+
+def _find_backbone(weights: Weights, prefix: str) -> str:
+    """Return what the names of the backbone's weights start with."""
+    # The cross-scale embedding: no other network has its names.
+    starts = {
+        name.partition('patch_embed.projs.')[0]
+        for name in weights
+        if 'patch_embed.projs.' in name and name.startswith(prefix)
+    }
+    if not starts:
+        where = f' under {prefix!r}' if prefix else ''
+        raise CheckpointError(
+            f'holds no CrossFormer{where}: there is no patch_embed.projs.0.weight, but '
+            f'{first_few(weights)}.'
+        )
+    if len(starts) > 1:
+        raise CheckpointError(
+            f'holds {len(starts)} CrossFormers, under {sorted(starts)}: choose one '
+            "with init_cfg=dict(type='Pretrained', prefix=...)."
+        )
+    return starts.pop()
+
+
+def _reason_to_drop(name: str) -> str | None:
+    if name.startswith('ema_'):
+        return 'a moving average of the weights'
+    return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)
+
+
+def _published_names(rest: Weights) -> Weights:
+    """Give the parts of an MMPretrain classifier their published names."""
+    for published, ours in MMPRETRAIN_NAMES.items():
+        rest = {
+            published + name.removeprefix(ours) if name.startswith(ours) else name: item
+            for name, item in rest.items()
+        }
+    return rest
+
+
+def _kind(rest: Weights) -> str:
+    parts = {name.partition('.')[0] for name in rest}
+    if parts & SEGMENTOR_PARTS:
+        return 'segmentor'
+    if parts & DETECTOR_PARTS:
+        return 'detector'
+    return 'classifier' if 'head' in parts else 'backbone'

@@ -1,12 +1,11 @@
 """Attention within groups: long short distance attention (LSDA)."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_choice
 from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 from .position_bias import POSITION_BIASES
+from .softmax_attention import blockwise_attention, plain_attention
 
 
 class GroupAttention(nn.Module):
@@ -52,40 +51,20 @@ class GroupAttention(nn.Module):
         """Attend within the groups of a map ``[B, H, W, C]``; the shape stays."""
         height, width = x.shape[1:3]
         qkv = group_tokens(self.qkv(x), grouping)
-        mask = padding_mask(height, width, grouping, x.device)
-        x = self.attend(qkv, grouping, mask)
+        padding = padding_mask(height, width, grouping, x.device)
+        if padding is not None:
+            padding = padding.repeat(len(x), 1)
+        bias = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
+        x = self.attend(qkv, bias, padding)
         x = ungroup_tokens(x, grouping, height, width)
         return self.proj_drop(self.proj(x))
 
-    def attend(self, qkv: Tensor, grouping: Grouping, mask: Tensor | None) -> Tensor:
+    def attend(
+        self, qkv: Tensor, bias: Tensor | None, padding: Tensor | None
+    ) -> Tensor:
         """Attend in each group: ``[B * groups, N, 3 C]`` to ``[B * groups, N, C]``."""
-        groups, tokens, _ = qkv.shape
-        q, k, v = qkv.view(groups, tokens, 3, self.num_heads, -1).unbind(2)
-        bias = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
-        if bias is not None:
-            # The fused kernels take a mask of four dimensions.
-            bias = bias.to(q.dtype)[None]
-        if mask is not None:
-            hidden = mask_to_scores(mask, q.dtype)
-            hidden = hidden.repeat(groups // len(hidden), 1)[:, None, None]
-            bias = hidden if bias is None else bias + hidden
-        x = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=bias,
-            dropout_p=self.attn_drop_rate if self.training else 0.0,
-            scale=self.scale,
-        )
-        return x.transpose(1, 2).reshape(groups, tokens, -1)
-
-
-def mask_to_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn True at padding into a score so low that softmax gives it no weight.
-
-    It is finite: a group of padding only would otherwise become NaN, which reaches
-    the gradients of its neighbours.
-    """
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
-        mask, torch.finfo(dtype).min / 2
-    )
+        if self.training and self.attn_drop_rate > 0:
+            return plain_attention(
+                qkv, bias, padding, self.num_heads, self.scale, self.attn_drop_rate
+            )
+        return blockwise_attention(qkv, bias, padding, self.num_heads, self.scale)

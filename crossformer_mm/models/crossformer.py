@@ -22,6 +22,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoint.pretrained import with_whole_backbone
 from .attention import GroupAttention
 from .checks import check_choice, check_positive, check_rate, check_subset
 from .embed import CrossScaleEmbedding, CrossScaleMerging
@@ -185,8 +186,10 @@ class CrossFormer(BaseModule):
             stages before i as well; -1 freezes nothing. Defaults to -1.
         with_cp (bool): Whether to recompute each block's activations in the
             backward pass: less memory, more time. Defaults to False.
-        init_cfg (dict, optional): MMEngine's initialization config. Defaults to
-            None.
+        init_cfg (dict | list[dict], optional): MMEngine's initialization config;
+            ``type='Pretrained'`` is read by
+            :class:`~crossformer_mm.checkpoint.pretrained.PretrainedBackbone`.
+            Defaults to None.
 
     Raises:
         ValueError: If an argument is none of what is allowed.
@@ -253,8 +256,9 @@ class CrossFormer(BaseModule):
         self.patch_embed = CrossScaleEmbedding(
             in_channels, self.num_features[0], patch_sizes, drop_rate
         )
+        # These are numbers, wanted on the meta device too.
         drop_path_rates = torch.linspace(
-            0, settings['drop_path_rate'], sum(depths)
+            0, settings['drop_path_rate'], sum(depths), device='cpu'
         ).split(list(depths))
         # Stages after the last output would hold parameters without a gradient,
         # which breaks distributed training.
@@ -282,6 +286,11 @@ class CrossFormer(BaseModule):
             self.layers.append(stage)
         self.apply(_init_linear)
         self._freeze_stages()
+
+    def init_weights(self) -> None:
+        """Initialize as ``init_cfg`` says; pretrained weights must be whole."""
+        self.init_cfg = with_whole_backbone(self.init_cfg)
+        super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of a batch of images.

@@ -1,0 +1,107 @@
+"""Pretrained weights for a backbone: all of them, or an error."""
+
+import logging
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, PretrainedInit, update_init_info
+
+from .fit import check_values, compare
+from .reader import CheckpointError, naming, read_checkpoint
+from .recognize import Weights, full_name, recognize, shapes_of
+
+# What MMEngine's own loading is called in an init_cfg.
+PRETRAINED = ('Pretrained', 'mmengine.Pretrained', PretrainedInit)
+
+InitCfg = dict[str, Any] | list[dict[str, Any]] | None
+
+
+class PretrainedBackbone(PretrainedInit):
+    """Loads a backbone's weights from any published kind of file, unconverted.
+
+    Takes the place of MMEngine's ``Pretrained``, which goes on with a warning, or
+    with none, where a file gives it few weights or nothing.
+
+    Args:
+        checkpoint (str): A path, a URL, or what else MMEngine's file clients know.
+        prefix (str, optional): What the names of the weights start with, in a file
+            with several backbones. Defaults to None.
+        strict (bool): Whether the file must hold each parameter of the backbone, in
+            its shape, and no other. Otherwise what fits is loaded, and a warning
+            tells how much that was. Defaults to True.
+        **kwargs: Further arguments of MMEngine's ``PretrainedInit``; none of them
+            makes a difference here.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        strict: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(checkpoint, prefix, **kwargs)
+        self.strict = strict
+
+    def __call__(self, module: BaseModule) -> None:
+        """Load the weights into a :class:`CrossFormer`.
+
+        Raises:
+            CheckpointError: If the file cannot be used; the backbone is unchanged.
+        """
+        with naming(self.checkpoint):
+            network = recognize(read_checkpoint(self.checkpoint), self.prefix or '')
+            given = without_unbuilt_stages(network.backbone, module)
+            needed = shapes_of(module.state_dict())
+            fit = compare(given, needed)
+            looks_like = full_name(network.variant)
+            weights = {
+                name: tensor
+                for name, tensor in given.items()
+                if needed.get(name) == tuple(tensor.shape)
+            }
+            if not weights or (self.strict and not fit):
+                raise CheckpointError(
+                    f'does not fit the backbone, {type(module).__name__}: it looks '
+                    f'like {looks_like}; {fit}. Choose the file of this backbone or '
+                    'the backbone of this file; strict=False in init_cfg loads what '
+                    'fits and leaves the rest as it is.'
+                )
+            check_values(weights)
+        module.load_state_dict(weights, strict=self.strict)
+        if fit:
+            told, level = f'{len(weights)} tensors, the whole backbone', logging.INFO
+        else:
+            told = f'{len(weights)} of {len(needed)} tensors of the backbone; {fit}'
+            level = logging.WARNING
+        print_log(f'Loaded {self.checkpoint}, {looks_like}: {told}', 'current', level)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, self._get_init_info())
+
+
+def with_whole_backbone(init_cfg: InitCfg) -> InitCfg:
+    """Let the Pretrained entries of an ``init_cfg`` load with `PretrainedBackbone`.
+
+    They come last, since MMEngine puts those alone last that it knows itself.
+    """
+    entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+    pretrained = [e for e in entries if e['type'] in PRETRAINED]
+    others = [entry for entry in entries if entry not in pretrained]
+    return others + [dict(entry, type=PretrainedBackbone) for entry in pretrained]
+
+
+def without_unbuilt_stages(weights: Weights, module: BaseModule) -> Weights:
+    """Leave out the stages after the backbone's last output, which it does not build.
+
+    Args:
+        weights (dict[str, Tensor]): All weights of a backbone.
+        module (CrossFormer): The backbone to load them into.
+    """
+    built, stages = len(module.layers), len(module.num_features)
+    if built == stages:
+        return weights
+    unbuilt = tuple(f'layers.{i}.' for i in range(built, stages))
+    unbuilt += (f'layers.{built - 1}.downsample.',)
+    return {
+        name: tensor for name, tensor in weights.items() if not name.startswith(unbuilt)
+    }

@@ -1,0 +1,194 @@
+"""``init_cfg=dict(type='Pretrained', ...)``: all of a file or nothing."""
+
+import logging
+
+import pytest
+import torch
+from mmengine.model import PretrainedInit
+from mmengine.registry import MODELS
+
+from crossformer_mm.checkpoint import CheckpointError, pretrained
+from tests.checkpoint import kinds
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'file.pth'
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """Collect what the training's log is told: level and message."""
+    lines = []
+    monkeypatch.setattr(
+        pretrained, 'print_log', lambda text, _, level: lines.append((level, text))
+    )
+    return lines
+
+
+def backbone(path, variant='tiny', out_indices=(0, 1, 2, 3), **kwargs):
+    """Build a backbone; it starts with weights of its own."""
+    init_cfg = dict(type='Pretrained', checkpoint=str(path), **kwargs)
+    return MODELS.build(
+        dict(
+            type='CrossFormer',
+            arch=variant,
+            out_indices=out_indices,
+            init_cfg=init_cfg,
+        )
+    )
+
+
+def assert_loaded(model, variant='tiny'):
+    expected = kinds.backbone_weights(variant)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def assert_unchanged_by(model, error):
+    """Check that loading fails, and that it leaves all weights alone."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=error) as raised:
+        model.init_weights()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    return str(raised.value)
+
+
+@pytest.mark.parametrize('make', kinds.KINDS)
+def test_every_kind_loads_unconverted(make, path, log):
+    make(path, 'tiny')
+    model = backbone(path)
+    model.init_weights()
+    assert_loaded(model)
+    count = len(model.state_dict())
+    line = f'Loaded {path}, CrossFormer-tiny: {count} tensors, the whole backbone'
+    assert log == [(logging.INFO, line)]
+
+
+def test_in_a_list_it_comes_last(path):
+    kinds.classifier(path, 'tiny')
+    file = dict(type='Pretrained', checkpoint=str(path))
+    constant = dict(type='Constant', layer=['Linear', 'LayerNorm'], val=7, bias=7)
+    init_cfg = [file, constant]
+    model = MODELS.build(dict(type='CrossFormer', arch='tiny', init_cfg=init_cfg))
+    model.init_weights()
+    assert_loaded(model)
+
+
+@pytest.mark.parametrize('name', ['Pretrained', 'mmengine.Pretrained', PretrainedInit])
+def test_every_name_of_it(name, path):
+    kinds.classifier(path, 'deep')
+    init_cfg = dict(type=name, checkpoint=str(path), map_location='cpu')
+    model = MODELS.build(dict(type='CrossFormer', arch='tiny', init_cfg=init_cfg))
+    assert_unchanged_by(model, 'does not fit')
+
+
+def test_init_cfg_set_after_building(path):
+    kinds.classifier(path, 'deep')
+    model = MODELS.build(dict(type='CrossFormer', arch='tiny'))
+    model.init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    assert_unchanged_by(model, 'does not fit')
+
+
+@pytest.mark.parametrize('prefix', ['backbone.', 'backbone'])
+def test_prefix(prefix, path):
+    kinds.detector(path, 'tiny')
+    model = backbone(path, prefix=prefix)
+    model.init_weights()
+    assert_loaded(model)
+    assert_unchanged_by(backbone(path, prefix='neck.'), "no CrossFormer under 'neck.'")
+
+
+def test_another_variant_stops(path):
+    kinds.classifier(path, 'deep')
+    message = assert_unchanged_by(backbone(path), 'looks like CrossFormer-deep')
+    assert message.startswith(f'{path} does not fit the backbone, CrossFormer: ')
+    # All weights of the smaller network are there: it is the others that tell.
+    assert '52 unknown (layers.2.blocks.2.norm1.weight, ' in message
+    assert_unchanged_by(backbone(path, 'T'), 'looks like CrossFormer-deep')
+
+
+def test_a_missing_weight_stops(path):
+    weights = kinds.classifier_weights('tiny')
+    del weights['layers.2.blocks.0.attn.qkv.bias']
+    torch.save({'model': weights}, path)
+    name = 'layers.2.blocks.0.attn.qkv.bias'
+    assert_unchanged_by(backbone(path), rf'CrossFormer-tiny; 1 missing \({name}\)')
+
+
+def test_partial_loading_on_demand(path, log):
+    kinds.classifier(path, 'tiny')
+    model = backbone(path, 'deep', strict=False)
+    before = model.layers[2].blocks[2].mlp.fc1.weight.clone()
+    model.init_weights()
+    expected = kinds.backbone_weights('tiny')
+    for name, tensor in expected.items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    assert torch.equal(model.layers[2].blocks[2].mlp.fc1.weight, before)
+    needed = len(model.state_dict())
+    ((level, line),) = log
+    assert level == logging.WARNING
+    assert f'{len(expected)} of {needed} tensors of the backbone; ' in line
+    assert '52 missing (layers.2.blocks.2.norm1.weight' in line
+
+
+def test_partial_loading_of_nothing_stops(path):
+    weights = kinds.classifier_weights('tiny')
+    torch.save({name: tensor[..., None] for name, tensor in weights.items()}, path)
+    assert_unchanged_by(backbone(path, strict=False), 'does not fit')
+
+
+@pytest.mark.parametrize('out_indices', [(0,), (1, 2), (0, 1, 2, 3)])
+def test_stages_that_are_not_built_are_not_needed(out_indices, path):
+    kinds.classifier(path, 'tiny')
+    model = backbone(path, out_indices=out_indices)
+    model.init_weights()
+    assert_loaded(model)
+    kinds.classifier(path, 'T')
+    assert_unchanged_by(backbone(path, out_indices=out_indices), 'CrossFormer-T')
+
+
+def test_a_file_of_fewer_stages_stops(path):
+    small = MODELS.build(dict(type='CrossFormer', arch='tiny', out_indices=(0, 1)))
+    torch.save(small.state_dict(), path)
+    assert_unchanged_by(backbone(path), r'missing \(layers.1.downsample')
+
+
+@pytest.mark.parametrize(
+    ('change', 'error'),
+    [
+        (lambda t: t.half(), r'not float32 \(patch_embed.norm.bias float16\)'),
+        (lambda t: t.bfloat16(), 'not float32'),
+        (lambda t: t.double(), 'not float32'),
+        (lambda t: t.long(), 'not float32'),
+        (lambda t: t / 0, r'1 weights with NaN or Inf \(patch_embed.norm.bias\)'),
+        (lambda t: t * float('nan'), 'NaN or Inf'),
+        (lambda t: t.to_sparse(), 'without values'),
+        (lambda t: t.to('meta'), 'without values'),
+        (lambda t: t[:-1], 'mismatched'),
+        (lambda t: None, 'missing'),
+    ],
+)
+def test_unusable_weights_stop(change, error, path):
+    weights = kinds.classifier_weights('tiny')
+    weights['patch_embed.norm.bias'] = change(weights['patch_embed.norm.bias'])
+    torch.save({'model': weights}, path)
+    assert_unchanged_by(backbone(path), error)
+
+
+def test_a_training_stops_before_its_first_iteration(path, tmp_path):
+    kinds.classifier(path, 'deep')
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    training = kinds.runner(tmp_path / 'work', kinds.Detector('tiny', init_cfg))
+    with pytest.raises(CheckpointError, match='looks like CrossFormer-deep'):
+        training.train()
+    assert training.iter == 0
+
+
+def test_a_published_file_in_a_published_backbone(path):
+    kinds.first_release(path, 'S')
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    model = MODELS.build(dict(type='CrossFormer_S', init_cfg=init_cfg))
+    model.init_weights()
+    assert_loaded(model, 'S')

@@ -1,0 +1,111 @@
+"""A new file is whole or not there, and nothing else changes."""
+
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from crossformer_mm.checkpoint.convert import RECORD
+from crossformer_mm.checkpoint.reader import CheckpointError
+from crossformer_mm.checkpoint.writer import sha256, write_checkpoint
+
+CONTENT = {
+    'meta': {RECORD: {'variant': 'S'}},
+    'state_dict': {'a': torch.arange(300_000), 'b': torch.ones(3)},
+}
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('publish', [False, True])
+def test_a_file_and_nothing_else(suffix, publish, tmp_path):
+    path = write_checkpoint(CONTENT, tmp_path / f'a{suffix}', publish)
+    digits = f'-{sha256(path)[:8]}' if publish else ''
+    assert path == tmp_path / f'a{digits}{suffix}'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_an_existing_file_stays(suffix, tmp_path):
+    path = tmp_path / f'a{suffix}'
+    path.write_text('precious')
+    with pytest.raises(CheckpointError, match='is there already'):
+        write_checkpoint(CONTENT, path, publish=False)
+    published = write_checkpoint(CONTENT, tmp_path / f'b{suffix}', publish=True)
+    before = published.stat()
+    with pytest.raises(CheckpointError, match='is there already'):
+        write_checkpoint(CONTENT, tmp_path / f'b{suffix}', publish=True)
+    assert path.read_text() == 'precious'
+    assert published.stat() == before
+    assert sorted(tmp_path.iterdir()) == [path, published]
+
+
+@pytest.mark.parametrize(
+    ('path', 'error'),
+    [
+        ('a.bin', 'must end in .pth or .safetensors'),
+        ('nowhere/a.pth', 'there is no folder .*nowhere'),
+        ('/proc/a.pth', 'cannot be written'),
+        ('/proc/a.safetensors', 'cannot be written'),
+    ],
+)
+def test_places_that_cannot_be(path, error, tmp_path):
+    with pytest.raises(CheckpointError, match=error):
+        write_checkpoint(CONTENT, tmp_path / path, publish=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_full_disk_leaves_nothing(suffix, tmp_path):
+    """A limit on the size of files ends writing as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match='cannot be written: .*too large'):
+            write_checkpoint(CONTENT, tmp_path / f'a{suffix}', publish=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from crossformer_mm.checkpoint import writer
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{patch}
+content = {{'meta': {{}}, 'state_dict': {{'a': torch.zeros(100)}}}}
+writer.write_checkpoint(content, Path(sys.argv[1]), publish=False)
+"""
+
+
+@pytest.mark.parametrize(
+    'patch',
+    [
+        'torch.save = lambda _, file: (file.write(bytes(50)), file.flush(), die())',
+        'os.fsync = die',
+        'os.replace = die',
+    ],
+)
+def test_a_crash_while_writing(patch, tmp_path):
+    """Killed at any moment, no half of a file has the name of a whole one."""
+    other = tmp_path / 'other.pth'
+    other.write_text('precious')
+    command = [sys.executable, '-c', KILLED.format(patch=patch), tmp_path / 'new.pth']
+    result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert not (tmp_path / 'new.pth').exists()
+    assert other.read_text() == 'precious'
+    # What is left says what it is, and does not stand in the way of a second try.
+    (part,) = tmp_path.glob('.*')
+    assert part.name.startswith('.new.pth.')
+    assert part.suffix == '.part'
+    write_checkpoint(CONTENT, tmp_path / 'new.pth', publish=False)
