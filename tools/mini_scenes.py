@@ -21,7 +21,7 @@ from numpy.random import Generator
 
 SUPERSAMPLE = 3
 MAX_OBJECTS = 6
-EXTENT = (0.1, 0.8)  # root of an object's area, relative to the image's side
+EXTENT = (0.13, 0.8)  # root of an object's area, relative to the image's side
 MAX_RADIUS = 0.48  # relative to the image's side
 MIN_VISIBLE = 0.6  # of an object's own area
 TRIES = 20  # places to try before an object is left out
@@ -240,7 +240,7 @@ def _ball_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
 
 def _paint_beach_ball(points: np.ndarray, rng: Generator) -> np.ndarray:
     x, y, z = np.moveaxis(points, 2, 0)
-    picture = _plain(x, _pick(rng, RED, BLUE, GREEN, PURPLE, ORANGE, YELLOW))
+    picture = _plain(x, _pick(rng, RED, BLUE, GREEN))
     picture[np.floor(np.arctan2(y, x) / math.pi * 3) % 2 == 0] = WHITE
     picture[np.abs(z) > 0.96] = RED
     return picture
@@ -263,7 +263,7 @@ def _paint_football(points: np.ndarray, rng: Generator) -> np.ndarray:
 
 def _paint_basketball(points: np.ndarray, rng: Generator) -> np.ndarray:
     x, y, z = np.moveaxis(points, 2, 0)
-    picture = _plain(x, _pick(rng, ORANGE, ORANGE, BROWN, RED, YELLOW))
+    picture = _plain(x, _pick(rng, ORANGE, BROWN))
     curved = np.abs(np.abs(z) - 0.35 - 0.6 * x**2)
     picture[np.minimum(curved, np.minimum(np.abs(x), np.abs(y))) < 0.035] = BLACK
     return picture
@@ -281,7 +281,7 @@ def _sign_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _sign_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
-    picture = _plain(u, _pick(rng, RED, RED, BLUE, GREEN, ORANGE))
+    picture = _plain(u, _pick(rng, RED))
     distance = _octagon_radius(u, v)
     picture[(distance > 0.86) & (distance < 0.95)] = WHITE
     page = 128 * (u + 1), 128 * (v + 1)
@@ -314,7 +314,7 @@ def _kite_string(v: np.ndarray) -> np.ndarray:
 
 def _kite_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
     """Paint four panels in two colours, two sticks, and the tail."""
-    bright = (RED, ORANGE, YELLOW, GREEN, BLUE, PURPLE, WHITE)
+    bright = (RED, YELLOW, GREEN, BLUE, PURPLE)
     first, second = rng.choice(bright, 2, replace=False)
     picture = _plain(u, first)
     picture[(u < 0) ^ (v < -0.4)] = second
@@ -338,7 +338,7 @@ def _banana_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _banana_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
     along, across = _banana_coordinates(u, v)
-    peel = _pick(rng, YELLOW, YELLOW, GREEN, ORANGE, RED)
+    peel = _pick(rng, YELLOW, YELLOW, GREEN)
     picture = _plain(u, peel)
     picture[np.abs(across - 0.06 * (1 - along**2)) < 0.015] = peel * 0.75
     for _ in range(rng.integers(4, 14)):  # ripe spots
@@ -360,7 +360,7 @@ def _pizza_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _pizza_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
-    picture = _plain(u, _pick(rng, CREAM, YELLOW, ORANGE, GREEN))
+    picture = _plain(u, _pick(rng, CREAM, CREAM, ORANGE))
     picture += 0.06 * _clouds(len(u), 12, rng)[..., None]
     for middle in ((-0.3, -0.3), (0.28, -0.22), (0.02, 0.12), (-0.02, -0.52)):
         x, y = middle + rng.normal(0, 0.03, 2)

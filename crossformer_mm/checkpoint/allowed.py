@@ -87,4 +87,4 @@ MMENGINE_CLASSES = {
     **_numpy_classes(),
 }
 # The published classifiers hold their config as well, a dict of dicts.
-PUBLISHED_CLASSES = {**MMENGINE_CLASSES, 'yacs.config.CfgNode': OrderedDict}
+PUBLISHED_CLASSES = {'yacs.config.CfgNode': OrderedDict}

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from torch import _weights_only_unpickler
 
-from .allowed import PUBLISHED_CLASSES
+from .allowed import MMENGINE_CLASSES, PUBLISHED_CLASSES
 
 # Newer versions of torch have these in their own list.
 NEWER_LIST = {
@@ -40,7 +40,8 @@ class Unpickler(pickle.Unpickler):
         module = _compat_pickle.IMPORT_MAPPING.get(module, module)
         path = f'{module}.{name}'
         old_list = _weights_only_unpickler._get_allowed_globals()
-        allowed = {**old_list, **NEWER_LIST, **PUBLISHED_CLASSES}
+        ours = {**MMENGINE_CLASSES, **PUBLISHED_CLASSES}
+        allowed = {**old_list, **NEWER_LIST, **ours}
         if path not in allowed:
             raise UnpicklingError(f'Unsupported global: GLOBAL {path}')
         return allowed[path]

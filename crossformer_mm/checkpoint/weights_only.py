@@ -47,6 +47,7 @@ def load(path: str, map_location: Any) -> Any:
     # The format of torch before 1.6 cannot be mapped into memory.
     options = dict(map_location=map_location, mmap=zipfile.is_zipfile(path))
     if HAS_SAFE_GLOBALS:
+        # Beside those that are allowed for good: these are taken back at the end.
         safe_globals = [(item, name) for name, item in PUBLISHED_CLASSES.items()]
         with torch.serialization.safe_globals(safe_globals):
             return torch.load(path, weights_only=True, **options)

@@ -300,8 +300,7 @@ class CrossFormer(BaseModule):
 
         Returns:
             tuple[Tensor]: Per entry i of ``out_indices`` a map ``[B, C * 2 ** i,
-            ceil(H / (4 * 2 ** i)), ceil(W / (4 * 2 ** i))]``, channels last in
-            memory.
+            ceil(H / (4 * 2 ** i)), ceil(W / (4 * 2 ** i))]``.
 
         Raises:
             ValueError: If the images have other channels or are smaller.
@@ -312,7 +311,9 @@ class CrossFormer(BaseModule):
         for i, stage in enumerate(self.layers):
             x = stage(x)
             if i in self.out_indices:
-                outs.append(x.permute(0, 3, 1, 2))
+                # mmcv's RoIAlign reads memory as NCHW, whatever the strides say, and
+                # convolutions hand a channels-last layout on to it.
+                outs.append(x.permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outs)

@@ -14,7 +14,15 @@ from torch import nn
 from yacs.config import CfgNode
 
 from crossformer_mm.checkpoint.recognize import classifier_shapes
+from crossformer_mm.models.zoo import ARCHS
 from tests import published
+
+
+def publish_small_variants(monkeypatch):
+    """Add two variants that are small enough to be written many times."""
+    common = dict(ARCHS['T'], embed_dims=16, num_heads=(1, 2, 4, 8))
+    monkeypatch.setitem(ARCHS, 'tiny', dict(common, depths=(1, 1, 2, 1)))
+    monkeypatch.setitem(ARCHS, 'deep', dict(common, depths=(1, 1, 4, 1)))
 
 
 @lru_cache

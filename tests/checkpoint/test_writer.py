@@ -1,10 +1,9 @@
 """A new file is whole or not there, and nothing else changes."""
 
+import multiprocessing
+import os
 import resource
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -73,35 +72,36 @@ def test_a_full_disk_leaves_nothing(suffix, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-KILLED = """
-import os, signal, sys, torch
-from pathlib import Path
-from crossformer_mm.checkpoint import writer
-
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-{patch}
-content = {{'meta': {{}}, 'state_dict': {{'a': torch.zeros(100)}}}}
-writer.write_checkpoint(content, Path(sys.argv[1]), publish=False)
-"""
+
+def write_half_and_die(_, file):
+    file.write(bytes(50))
+    file.flush()
+    die()
 
 
 @pytest.mark.parametrize(
-    'patch',
+    ('function', 'replacement'),
     [
-        'torch.save = lambda _, file: (file.write(bytes(50)), file.flush(), die())',
-        'os.fsync = die',
-        'os.replace = die',
+        ('torch.save', write_half_and_die),
+        ('os.fsync', die),
+        ('os.replace', die),
     ],
 )
-def test_a_crash_while_writing(patch, tmp_path):
+def test_a_crash_while_writing(function, replacement, tmp_path, monkeypatch):
     """Killed at any moment, no half of a file has the name of a whole one."""
     other = tmp_path / 'other.pth'
     other.write_text('precious')
-    command = [sys.executable, '-c', KILLED.format(patch=patch), tmp_path / 'new.pth']
-    result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True)
-    assert result.returncode == -signal.SIGKILL, result.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(function, replacement)
+        arguments = CONTENT, tmp_path / 'new.pth', False
+        context = multiprocessing.get_context('fork')
+        writing = context.Process(target=write_checkpoint, args=arguments)
+        writing.start()
+        writing.join()
+    assert writing.exitcode == -signal.SIGKILL
     assert not (tmp_path / 'new.pth').exists()
     assert other.read_text() == 'precious'
     # What is left says what it is, and does not stand in the way of a second try.
