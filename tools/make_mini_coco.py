@@ -95,7 +95,7 @@ def parse_args() -> argparse.Namespace:
     add('out', metavar='OUT', type=Path, help='folder to make')
     add('--train', metavar='N', type=at_least(1), default=200, help='training images')
     add('--val', metavar='N', type=at_least(1), default=50, help='validation images')
-    add('--size', metavar='PX', type=at_least(64), default=192, help='side in pixels')
+    add('--size', metavar='PX', type=at_least(64), default=160, help='side in pixels')
     add('--seed', metavar='S', type=at_least(0), default=0, help='same seed, same set')
     return parser.parse_args()
 

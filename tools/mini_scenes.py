@@ -20,10 +20,10 @@ import numpy as np
 from numpy.random import Generator
 
 SUPERSAMPLE = 3
-MAX_OBJECTS = 6
-EXTENT = (0.13, 0.8)  # root of an object's area, relative to the image's side
+MAX_OBJECTS = 3
+EXTENT = (0.18, 0.8)  # root of an object's area, relative to the image's side
 MAX_RADIUS = 0.48  # relative to the image's side
-MIN_VISIBLE = 0.6  # of an object's own area
+MIN_VISIBLE = 0.7  # of an object's own area
 TRIES = 20  # places to try before an object is left out
 
 Vector = Colour = tuple[float, float, float]
@@ -127,7 +127,7 @@ def _find_place(
 ) -> tuple[int, int] | None:
     """Find a corner `(row, column)` for the sprite, or None where it finds no room."""
     for _ in range(TRIES):
-        centre = rng.uniform(0.1, 0.9, 2) * len(owner)
+        centre = rng.uniform(0.2, 0.8, 2) * len(owner)
         row, column = (centre - len(sprite.mask) / 2).astype(int).tolist()
         on_canvas, of_sprite = _common_part(sprite, (row, column), len(owner))
         trial = owner.copy()
@@ -183,7 +183,7 @@ def _unit_extent(shape: Shape) -> float:
 def _draw(shape: Shape, radius: float, light: Vector, rng: Generator) -> Sprite:
     reach = int(1.3 * radius)  # leaves room for the shadow
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32) / radius
-    angle = rng.uniform(0, 2 * math.pi)
+    angle = rng.uniform(-0.6, 0.6)
     u = x * math.cos(angle) + y * math.sin(angle)
     v = y * math.cos(angle) - x * math.sin(angle)
     mask = shape.outline(u, v)
@@ -192,7 +192,7 @@ def _draw(shape: Shape, radius: float, light: Vector, rng: Generator) -> Sprite:
     throw = 0.1 * radius / light[2]
     shift = np.array([[1, 0, -throw * light[0]], [0, 1, -throw * light[1]]])
     shadow = cv2.warpAffine(mask.astype(np.float32), shift, mask.shape)
-    shadow = 0.5 * cv2.GaussianBlur(shadow, (0, 0), 0.06 * radius)
+    shadow = 0.2 * cv2.GaussianBlur(shadow, (0, 0), 0.06 * radius)
     return Sprite(mask, colour, shadow)
 
 
@@ -230,34 +230,19 @@ def _ball_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _ball_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
-    """Paint a beach ball, a football or a basketball, seen from anywhere."""
+    """Paint a beach ball or a basketball, seen from anywhere."""
     near = np.sqrt(np.maximum(1 - u**2 - v**2, 0))
     turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     points = np.dstack([u, v, near]) @ turn.astype(np.float32)
-    paint = (_paint_beach_ball, _paint_football, _paint_basketball)[rng.integers(3)]
+    paint = (_paint_beach_ball, _paint_basketball)[rng.integers(2)]
     return paint(points, rng)
 
 
 def _paint_beach_ball(points: np.ndarray, rng: Generator) -> np.ndarray:
     x, y, z = np.moveaxis(points, 2, 0)
-    picture = _plain(x, _pick(rng, RED, BLUE, GREEN))
+    picture = _plain(x, _pick(rng, BLUE, ORANGE))
     picture[np.floor(np.arctan2(y, x) / math.pi * 3) % 2 == 0] = WHITE
     picture[np.abs(z) > 0.96] = RED
-    return picture
-
-
-def _paint_football(points: np.ndarray, rng: Generator) -> np.ndarray:
-    """Paint patches on the corners of an icosahedron and seams along its edges."""
-    golden = (1 + 5**0.5) / 2
-    corners = [[0, s, t * golden] for s in (-1, 1) for t in (-1, 1)]
-    corners = np.concatenate([np.roll(corners, turn, axis=1) for turn in range(3)])
-    closeness = points @ (corners.T / math.hypot(1, golden)).astype(np.float32)
-    fourth, third, second, first = np.moveaxis(
-        np.partition(closeness, (-4, -3, -2, -1), axis=2)[..., -4:], 2, 0
-    )
-    picture = _plain(first, _pick(rng, WHITE, WHITE, CREAM))
-    picture[third - fourth < 0.035] = np.array(WHITE) * 0.6
-    picture[first + 0.15 * (first - second) > 0.98] = _pick(rng, BLACK, BLACK, BLUE)
     return picture
 
 
@@ -300,26 +285,16 @@ def _lettering(word: str) -> np.ndarray:
 
 
 def _kite_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    sail = np.abs(u) <= np.where(v < -0.4, v + 1, (0.4 - v) * 0.75)
-    tail = (np.abs(u - _kite_string(v)) < 0.06) & (v > 0.3) & (v < 0.95)
-    for middle in (0.6, 0.86):
-        offset = np.abs(u - _kite_string(np.float32(middle)))
-        tail |= (offset < 0.2) & (np.abs(v - middle) < 0.03 + 0.4 * offset)  # a bow
-    return sail | tail
-
-
-def _kite_string(v: np.ndarray) -> np.ndarray:
-    return 0.1 * np.sin((v - 0.35) * 9)
+    return np.abs(u) <= np.where(v < -0.3, v + 1, (1 - v) * 0.54)
 
 
 def _kite_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
-    """Paint four panels in two colours, two sticks, and the tail."""
-    bright = (RED, YELLOW, GREEN, BLUE, PURPLE)
+    """Paint four panels in two colours, and two sticks."""
+    bright = (GREEN, BLUE, PURPLE)
     first, second = rng.choice(bright, 2, replace=False)
     picture = _plain(u, first)
-    picture[(u < 0) ^ (v < -0.4)] = second
-    picture[np.minimum(np.abs(u), np.abs(v + 0.4)) < 0.025] = BROWN
-    picture[v > 0.4] = second
+    picture[(u < 0) ^ (v < -0.3)] = second
+    picture[np.minimum(np.abs(u), np.abs(v + 0.3)) < 0.025] = BROWN
     return picture
 
 
@@ -406,8 +381,9 @@ def _background(side: int, rng: Generator) -> np.ndarray:
     else:
         plank = np.floor((across + 1) * repeats).astype(int)
         weight = rng.uniform(0, 1, plank.max() + 1).astype(np.float32)[plank]
-    first, second = rng.uniform(0.25, 0.85, (2, 1)) + rng.uniform(-0.12, 0.12, (2, 3))
-    rough = 0.08 * _clouds(side, 8, rng) + 0.04 * _clouds(side, 64, rng)
+    first = rng.uniform(0.35, 0.75) + rng.uniform(-0.06, 0.06, 3)
+    second = first + rng.uniform(-0.12, 0.12) + rng.uniform(-0.03, 0.03, 3)
+    rough = 0.04 * _clouds(side, 8, rng) + 0.03 * _clouds(side, 64, rng)
     canvas = _plain(weight, first)
     canvas += np.clip(weight, 0, 1)[..., None] * (second - first).astype(np.float32)
     canvas += rough[..., None]

@@ -17,8 +17,7 @@ from .recognize import (
 )
 
 RECORD = 'crossformer_mm'  # where 'meta' tells where the weights come from
-KINDS = ('backbone', 'classifier', 'detector', 'segmentor')
-TARGETS = (*KINDS, 'original')
+TARGETS = ('backbone', 'classifier', 'detector', 'segmentor', 'original')
 
 
 def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, Any]:
@@ -40,9 +39,8 @@ def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, An
         raise CheckpointError(f'holds {full_name(None)}, which cannot be converted.')
     if not (fit := compare_with_variant(network, weights)):
         raise CheckpointError(
-            f'is no whole {full_name(network.variant)} {target}: {fit}. Another '
-            'download may be whole; a classifier of other classes still has a '
-            'backbone to take.'
+            f'is no whole {full_name(network.variant)} {target}: {fit}. Get it again, '
+            'or take its backbone alone, if that is whole, by --to backbone.'
         )
     check_values(weights)
     weights = {name: _alone(tensor) for name, tensor in weights.items()}
@@ -71,21 +69,11 @@ def select(network: Network, target: str) -> Weights:
 
 def compare_with_variant(network: Network, weights: Weights) -> Fit:
     """Compare weights with the published variant, heads of OpenMMLab apart."""
-    needed = backbone_shapes(network.variant)
-    if network.kind == 'classifier' and weights is not network.backbone:
-        needed = classifier_shapes(network.variant)
-    elif network.kind != 'classifier':
-        weights = network.backbone
-    return compare(weights, needed)
-
-
-def _openmmlab_name(name: str, network: Network) -> str:
-    if name in network.backbone:
-        return f'backbone.{name}'
-    if network.kind == 'classifier':
-        part = next(part for part in MMPRETRAIN_NAMES if name.startswith(part))
-        return MMPRETRAIN_NAMES[part] + name.removeprefix(part)
-    return name
+    if network.kind != 'classifier':
+        return compare(network.backbone, backbone_shapes(network.variant))
+    whole = weights.keys() != network.backbone.keys()
+    shapes = classifier_shapes if whole else backbone_shapes
+    return compare(weights, shapes(network.variant))
 
 
 def make_meta(
@@ -118,6 +106,15 @@ def make_meta(
             if source_meta.get(old)
         }
     return meta
+
+
+def _openmmlab_name(name: str, network: Network) -> str:
+    if name in network.backbone:
+        return f'backbone.{name}'
+    if network.kind == 'classifier':
+        part = next(part for part in MMPRETRAIN_NAMES if name.startswith(part))
+        return MMPRETRAIN_NAMES[part] + name.removeprefix(part)
+    return name
 
 
 def _alone(tensor: Tensor) -> Tensor:

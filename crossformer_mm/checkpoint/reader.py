@@ -2,6 +2,7 @@
 
 import os
 import re
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,8 +43,13 @@ def read_checkpoint(source: str) -> Any:
     try:
         with get_local_path(os.path.expanduser(source)) as path:
             return _read_file(Path(path))
-    except (OSError, HTTPException, ValueError) as error:
-        raise CheckpointError(f'cannot be read: {error}') from error
+    except KeyError as error:
+        raise CheckpointError(
+            f'cannot be read: MMEngine has no file client for {error}.'
+        ) from error
+    except (OSError, HTTPException, ImportError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise CheckpointError(f'cannot be read: {reason}.') from error
 
 
 def _read_file(path: Path) -> Any:
@@ -58,6 +64,8 @@ def _read_file(path: Path) -> Any:
         )
     if start[8:9] == b'{':
         return _read_safetensors(path)
+    if tarfile.is_tarfile(path):
+        raise CheckpointError('is a tar archive, which torch cannot read safely.')
     if start.startswith(b'PK'):
         _check_archive(path)
     try:

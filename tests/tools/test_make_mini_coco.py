@@ -76,7 +76,7 @@ def test_layout_is_that_of_coco(mini: Path) -> None:
         for image in content['images']:
             assert image['file_name'] == f'{image["id"]:012d}.jpg'
             pixels = cv2.imread(str(mini / split / image['file_name']))
-            assert pixels.shape == (image['height'], image['width'], 3) == (192, 192, 3)
+            assert pixels.shape == (image['height'], image['width'], 3) == (160, 160, 3)
 
 
 def test_categories_are_those_of_coco(coco: COCO) -> None:
@@ -117,7 +117,7 @@ def test_annotations_agree_with_their_masks(coco: COCO) -> None:
         assert entry['image_id'] in coco.imgs
         for polygon in entry['segmentation']:
             assert len(polygon) >= 6 and len(polygon) % 2 == 0
-            assert min(polygon) >= 0 and max(polygon) <= 192
+            assert min(polygon) >= 0 and max(polygon) <= 160
 
 
 def test_masks_of_one_image_meet_at_borders_only(coco: COCO) -> None:

@@ -1,0 +1,95 @@
+"""The main job through the real tools: train, test, resume, pictures."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+MINI = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
+FULL = ROOT / 'configs' / 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
+ONE_EPOCH = ('--cfg-options', 'train_cfg.max_epochs=1')
+
+
+def metrics(work_dir):
+    """Read the newest result that mmengine wrote."""
+    files = [p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name]
+    return json.loads(max(files).read_text())
+
+
+@pytest.mark.slow
+def test_train_test_resume_and_pictures(mim, mini_coco, tmp_path):
+    work_dir = tmp_path / 'run'
+    place = ('--work-dir', work_dir)
+    trained = mim('train', 'mmdet', MINI, *place, *ONE_EPOCH, coco_root=mini_coco)
+    assert trained.returncode == 0, trained.stdout
+    checkpoint = work_dir / 'epoch_1.pth'
+    assert checkpoint.is_file()
+
+    pickle = work_dir / 'predictions.pkl'
+    tested = mim(
+        *('test', 'mmdet', MINI, '--checkpoint', checkpoint, '--out', pickle, *place),
+        coco_root=mini_coco,
+    )
+    assert tested.returncode == 0, tested.stdout
+    assert {'coco/bbox_mAP', 'coco/segm_mAP_50'} <= metrics(work_dir).keys()
+
+    tool = ROOT / 'tools' / 'plot_run.py'
+    subprocess.run(
+        [sys.executable, tool, work_dir, MINI],
+        env={'COCO_ROOT': str(mini_coco)},
+        check=True,
+    )
+    assert (work_dir / 'predictions.png').stat().st_size > 100_000
+    assert (work_dir / 'curves.png').stat().st_size > 10_000
+
+    resumed = mim(
+        *('train', 'mmdet', MINI, *place, '--resume'),
+        *('--cfg-options', 'train_cfg.max_epochs=2'),
+        coco_root=mini_coco,
+    )
+    assert resumed.returncode == 0, resumed.stdout
+    assert 'resumed epoch: 1' in resumed.stdout
+    assert (work_dir / 'epoch_2.pth').is_file()
+
+
+@pytest.mark.slow
+def test_full_size_config_runs_on_the_mini_set(mim, mini_coco, tmp_path):
+    trained = mim(
+        *('train', 'mmdet', FULL, *ONE_EPOCH),
+        *('model.backbone.init_cfg=None', 'train_dataloader.dataset.indices=2'),
+        'val_dataloader.dataset.indices=1',
+        coco_root=mini_coco,
+    )
+    assert trained.returncode == 0, trained.stdout
+    work_dir = tmp_path / 'work_dirs' / FULL.stem
+    assert (work_dir / 'epoch_1.pth').is_file()
+    scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    records = [json.loads(line) for line in scalars]
+    assert any('coco/bbox_mAP' in record for record in records)
+
+
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_missing_data_is_one_clear_message(mim, mini_coco, tmp_path, command):
+    checkpoint = tmp_path / 'weights.pth'
+    torch.save({'state_dict': {}}, checkpoint)
+    given = ('--checkpoint', checkpoint) if command == 'test' else ()
+    result = mim(command, 'mmdet', MINI, *given, coco_root=tmp_path / 'nowhere')
+    assert result.returncode != 0
+    path = tmp_path / 'nowhere' / 'annotations'
+    assert f'Data not found: {path}' in result.stdout
+    assert 'make_mini_coco.py' in result.stdout
+    # What mim itself adds is its own failed call of the training script.
+    assert 'pycocotools' not in result.stdout
+    assert 'runner.py' not in result.stdout
+
+
+def test_missing_pretrained_weights_are_one_clear_message(mim, mini_coco):
+    result = mim('train', 'mmdet', FULL, coco_root=mini_coco)
+    assert result.returncode != 0
+    assert 'Pretrained weights not found: pretrained/' in result.stdout
+    assert 'model.backbone.init_cfg=None' in result.stdout
+    assert 'runner.py' not in result.stdout
