@@ -20,8 +20,8 @@ import numpy as np
 from numpy.random import Generator
 
 SUPERSAMPLE = 3
-MAX_OBJECTS = 3
-EXTENT = (0.18, 0.8)  # root of an object's area, relative to the image's side
+MAX_OBJECTS = 7
+EXTENT = (0.17, 0.75)  # root of an object's area, relative to the image's side
 MAX_RADIUS = 0.48  # relative to the image's side
 MIN_VISIBLE = 0.7  # of an object's own area
 TRIES = 20  # places to try before an object is left out
@@ -96,7 +96,7 @@ def make_scene(seed: int | list[int], size: int) -> Scene:
     owner = np.zeros((side, side), np.uint8)  # i where the i-th object is on top
     names: list[str] = []
     areas: list[int] = []
-    for _ in range(rng.integers(1, MAX_OBJECTS, endpoint=True)):
+    for _ in range(rng.integers(3, MAX_OBJECTS, endpoint=True)):
         name = str(rng.choice(list(SHAPES)))
         extent = side * math.exp(rng.uniform(*map(math.log, EXTENT)))
         radius = min(extent / _unit_extent(SHAPES[name]), MAX_RADIUS * side)
@@ -207,8 +207,8 @@ def _shade(
     down, right = np.gradient(height)
     steepness = np.sqrt(right**2 + down**2 + 1)
     facing = (light[2] - right * light[0] - down * light[1]) / steepness
-    brightness = 0.4 + 0.6 * np.maximum(facing, 0) / light[2]
-    gloss = 0.5 * np.maximum(facing - 0.9, 0) / 0.1
+    brightness = 0.8 + 0.2 * np.maximum(facing, 0) / light[2]
+    gloss = 0.2 * np.maximum(facing - 0.9, 0) / 0.1
     return np.minimum(brightness, 1.2), gloss**3
 
 
