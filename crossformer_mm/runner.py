@@ -53,16 +53,17 @@ class CheckedRunner(Runner):
                         raise SystemExit(f'Data not found: {path}\n{COCO_HELP}')
 
     def _check_init_cfg(self) -> None:
-        init_cfg = self.cfg.get('model', {}).get('backbone', {}).get('init_cfg') or {}
-        path = init_cfg.get('checkpoint')
+        init_cfg = self.cfg.get('model', {}).get('backbone', {}).get('init_cfg') or []
         # Weights of a resumed training come from its own checkpoint.
-        if path is None or self._resume or '://' in path:
+        if self._resume:
             return
-        if not exists(osp.expanduser(path)):
-            raise SystemExit(
-                f'Pretrained weights not found: {path} '
-                f'(model.backbone.init_cfg.checkpoint)\n{CHECKPOINT_HELP}'
-            )
+        for entry in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
+            path = entry.get('checkpoint')
+            if path and '://' not in path and not exists(osp.expanduser(path)):
+                raise SystemExit(
+                    f'Pretrained weights not found: {path} '
+                    f'(model.backbone.init_cfg.checkpoint)\n{CHECKPOINT_HELP}'
+                )
 
 
 def dataset_paths(dataset: dict[str, Any]) -> Iterator[str]:

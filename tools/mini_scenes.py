@@ -1,9 +1,9 @@
 """Draw small scenes of a few everyday objects, with a mask for each.
 
-`make_scene` is a pure function of its seed: a varied background and one to six objects
+`make_scene` is a pure function of its seed: a varied background and two to six objects
 that overlap, cast shadows and hide one another, and for every object the part of it
-that stays visible. The shapes stand for COCO categories and are told apart by outline
-and pattern; their palettes overlap, so colour alone says little.
+that stays visible. The shapes stand for COCO categories and are told apart by outline,
+pattern and colour, so that a network learns them in a few hundred iterations.
 
 Everything is drawn `SUPERSAMPLE` times too large and averaged down, which gives smooth
 edges; the masks stay at the large scale, so outlines can be read off below one pixel.
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.random import Generator
 
 SUPERSAMPLE = 3
-MAX_OBJECTS = 7
-EXTENT = (0.17, 0.75)  # root of an object's area, relative to the image's side
+MAX_OBJECTS = 6
+EXTENT = (0.17, 0.85)  # root of an object's area, relative to the image's side
 MAX_RADIUS = 0.48  # relative to the image's side
 MIN_VISIBLE = 0.7  # of an object's own area
 TRIES = 20  # places to try before an object is left out
@@ -96,7 +96,7 @@ def make_scene(seed: int | list[int], size: int) -> Scene:
     owner = np.zeros((side, side), np.uint8)  # i where the i-th object is on top
     names: list[str] = []
     areas: list[int] = []
-    for _ in range(rng.integers(3, MAX_OBJECTS, endpoint=True)):
+    for _ in range(rng.integers(2, MAX_OBJECTS, endpoint=True)):
         name = str(rng.choice(list(SHAPES)))
         extent = side * math.exp(rng.uniform(*map(math.log, EXTENT)))
         radius = min(extent / _unit_extent(SHAPES[name]), MAX_RADIUS * side)
