@@ -10,7 +10,8 @@ _base_ = [
 # Training from scratch wants normalization after the backbone (mmdet's configs/scratch
 # do the same). Box offsets shared by all classes learn from every object, and heads of
 # half the width and few proposals save most of the time.
-classes = ('sports ball', 'stop sign', 'kite', 'banana', 'pizza')
+# In the order of their COCO ids: CocoDataset numbers labels that way.
+classes = ('stop sign', 'sports ball', 'kite', 'banana', 'pizza')
 norm_cfg = dict(type='GN', num_groups=32)
 model = dict(
     backbone=dict(type='CrossFormer_T', init_cfg=None, drop_path_rate=0.0),
