@@ -1,11 +1,5 @@
 # From scratch on the mini set of tools/make_mini_coco.py, in minutes on a CPU.
-_base_ = [
-    '_base_/mask_rcnn_crossformer_s_fpn.py',
-    '_base_/coco_instance.py',
-    '_base_/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py',
-    '_base_/runtime.py',
-]
+_base_ = 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
 
 # Training from scratch wants normalization after the backbone (mmdet's configs/scratch
 # do the same). Box offsets shared by all classes learn from every object, and heads of
