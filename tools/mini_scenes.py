@@ -1,9 +1,9 @@
 """Draw small scenes of a few everyday objects, with a mask for each.
 
-`make_scene` is a pure function of its seed: a varied background and two to six objects
-that overlap, cast shadows and hide one another, and for every object the part of it
-that stays visible. The shapes stand for COCO categories and are told apart by outline,
-pattern and colour, so that a network learns them in a few hundred iterations.
+`make_scene` is a pure function of its seed: a pale background and up to five objects
+that overlap, and for every object the part of it that stays visible. The shapes stand
+for COCO categories; each has an outline and a colour of its own, so that a network
+tells them apart after a few hundred iterations from scratch.
 
 Everything is drawn `SUPERSAMPLE` times too large and averaged down, which gives smooth
 edges; the masks stay at the large scale, so outlines can be read off below one pixel.
@@ -19,24 +19,24 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-SUPERSAMPLE = 3
-MAX_OBJECTS = 6
-EXTENT = (0.17, 0.85)  # root of an object's area, relative to the image's side
+SUPERSAMPLE = 2
+MIN_OBJECTS, MAX_OBJECTS = 3, 5
+EXTENT = (0.16, 0.72)  # root of an object's area, relative to the image's side
 MAX_RADIUS = 0.48  # relative to the image's side
-MIN_VISIBLE = 0.7  # of an object's own area
-TRIES = 20  # places to try before an object is left out
+MAX_TURN = 0.15  # rad
+MIN_VISIBLE = 0.85  # of an object's own area
+RIM = 0.015  # width of the darker rim, relative to the image's side
+TRIES = 10  # places to try before an object is left out
 
-Vector = Colour = tuple[float, float, float]
-RED: Colour = (0.80, 0.13, 0.15)
-ORANGE: Colour = (0.93, 0.47, 0.12)
-YELLOW: Colour = (0.97, 0.79, 0.20)
-GREEN: Colour = (0.33, 0.62, 0.25)
-BLUE: Colour = (0.15, 0.39, 0.74)
-PURPLE: Colour = (0.49, 0.27, 0.62)
-WHITE: Colour = (0.95, 0.94, 0.91)
-CREAM: Colour = (0.97, 0.86, 0.58)
+Colour = tuple[float, float, float]
+RED: Colour = (0.83, 0.13, 0.15)
+ORANGE: Colour = (0.95, 0.50, 0.12)
+YELLOW: Colour = (1.00, 0.82, 0.18)
+GREEN: Colour = (0.22, 0.58, 0.30)
+BLUE: Colour = (0.13, 0.37, 0.76)
+SKY: Colour = (0.22, 0.48, 0.86)
+WHITE: Colour = (0.97, 0.96, 0.94)
 BROWN: Colour = (0.42, 0.25, 0.13)
-BLACK: Colour = (0.11, 0.11, 0.13)
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,13 @@ class Shape:
 
     Attributes:
         outline: From `(u, v)` to a boolean mask without holes.
-        texture: From `(u, v)` and a random generator to RGB.
-        bevel: Width of the rounded rim; 1 turns the unit disc into a ball.
+        colour: Of what no detail covers.
+        details: From `(u, v)` to pairs of a mask and its colour, painted in order.
     """
 
     outline: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    texture: Callable[[np.ndarray, np.ndarray, Generator], np.ndarray]
-    bevel: float
-
-
-@dataclass(frozen=True)
-class Sprite:
-    """A drawn object on a square of its own, not yet put anywhere."""
-
-    mask: np.ndarray
-    colour: np.ndarray
-    shadow: np.ndarray
-
-    @property
-    def area(self) -> int:
-        """Number of (supersampled) pixels of the whole object."""
-        return int(self.mask.sum())
+    colour: Colour
+    details: Callable[[np.ndarray, np.ndarray], list[tuple[np.ndarray, Colour]]]
 
 
 def make_scene(seed: int | list[int], size: int) -> Scene:
@@ -91,167 +77,82 @@ def make_scene(seed: int | list[int], size: int) -> Scene:
     """
     rng = np.random.default_rng(seed)
     side = size * SUPERSAMPLE
-    light = _light(rng)
     canvas = _background(side, rng)
     owner = np.zeros((side, side), np.uint8)  # i where the i-th object is on top
     names: list[str] = []
     areas: list[int] = []
-    for _ in range(rng.integers(2, MAX_OBJECTS, endpoint=True)):
+    for _ in range(rng.integers(MIN_OBJECTS, MAX_OBJECTS, endpoint=True)):
         name = str(rng.choice(list(SHAPES)))
-        extent = side * math.exp(rng.uniform(*map(math.log, EXTENT)))
-        radius = min(extent / _unit_extent(SHAPES[name]), MAX_RADIUS * side)
-        sprite = _draw(SHAPES[name], radius, light, rng)
-        corner = _find_place(sprite, owner, areas, rng)
-        if corner is not None:
-            names.append(name)
-            areas.append(sprite.area)
-            on_canvas, of_sprite = _common_part(sprite, corner, side)
-            owner[on_canvas][sprite.mask[of_sprite]] = len(names)
-            canvas[on_canvas] *= 1 - sprite.shadow[of_sprite][..., None]
-            np.copyto(
-                canvas[on_canvas],
-                sprite.colour[of_sprite],
-                where=sprite.mask[of_sprite][..., None],
-            )
+        extent = math.exp(rng.uniform(*map(math.log, EXTENT)))
+        radius = min(extent / _unit_extent(name), MAX_RADIUS)
+        for _ in range(TRIES):
+            u, v = _random_place(side, radius, rng)
+            mask = SHAPES[name].outline(u, v)
+            trial = np.where(mask, np.uint8(len(names) + 1), owner)
+            if _all_well_visible(trial, [*areas, mask.sum()]):
+                canvas[mask] = _paint(SHAPES[name], u, v, mask, rng)[mask]
+                owner = trial
+                names.append(name)
+                areas.append(mask.sum())
+                break
     image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     image += rng.normal(0, 0.01, image.shape)  # the grain of a camera
     image = (image.clip(0, 1) * 255).round().astype(np.uint8)
     return Scene(image, [(name, owner == i) for i, name in enumerate(names, start=1)])
 
 
-# Placing objects so that each stays recognisable.
-
-
-def _find_place(
-    sprite: Sprite, owner: np.ndarray, areas: list[int], rng: Generator
-) -> tuple[int, int] | None:
-    """Find a corner `(row, column)` for the sprite, or None where it finds no room."""
-    for _ in range(TRIES):
-        centre = rng.uniform(0.2, 0.8, 2) * len(owner)
-        row, column = (centre - len(sprite.mask) / 2).astype(int).tolist()
-        on_canvas, of_sprite = _common_part(sprite, (row, column), len(owner))
-        trial = owner.copy()
-        trial[on_canvas][sprite.mask[of_sprite]] = len(areas) + 1
-        if all(
-            _is_well_visible(trial == i, area)
-            for i, area in enumerate([*areas, sprite.area], start=1)
-        ):
-            return row, column
-    return None
-
-
-def _is_well_visible(visible: np.ndarray, area: int) -> bool:
-    """Tell whether enough is left, and without a hole (polygons cannot say 'hole')."""
-    if visible.sum() < MIN_VISIBLE * area:
-        return False
-    _, hierarchy = cv2.findContours(
-        visible.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
-    )
-    parents = hierarchy[0, :, 3]
-    return bool((parents < 0).all())
-
-
-def _common_part(
-    sprite: Sprite, corner: tuple[int, int], side: int
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return where sprite and canvas meet, as slices of the canvas and the sprite."""
-    on_canvas, of_sprite = [], []
-    for start in corner:
-        low, high = max(start, 0), min(start + len(sprite.mask), side)
-        on_canvas.append(slice(low, high))
-        of_sprite.append(slice(low - start, high - start))
-    return tuple(on_canvas), tuple(of_sprite)
-
-
-# Drawing one object: turned, textured, lit, with its shadow.
-
-
-def _light(rng: Generator) -> Vector:
-    """Return the direction the light comes from, somewhere above: right, down, near."""
-    azimuth = rng.uniform(-2.6, -0.5)
-    direction = (math.cos(azimuth), math.sin(azimuth), 1.3)
-    return tuple(part / math.hypot(*direction) for part in direction)
-
-
 @cache
-def _unit_extent(shape: Shape) -> float:
+def _unit_extent(name: str) -> float:
     """Return the root of a shape's area where the radius is 1."""
     v, u = np.mgrid[-1:1:200j, -1:1:200j]
-    return 2 * math.sqrt(shape.outline(u, v).mean())
+    return 2 * math.sqrt(SHAPES[name].outline(u, v).mean())
 
 
-def _draw(shape: Shape, radius: float, light: Vector, rng: Generator) -> Sprite:
-    reach = int(1.3 * radius)  # leaves room for the shadow
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32) / radius
-    angle = rng.uniform(-0.6, 0.6)
-    u = x * math.cos(angle) + y * math.sin(angle)
-    v = y * math.cos(angle) - x * math.sin(angle)
-    mask = shape.outline(u, v)
-    brightness, gloss = _shade(mask, shape.bevel * radius, light)
-    colour = shape.texture(u, v, rng) * brightness[..., None] + gloss[..., None]
-    throw = 0.1 * radius / light[2]
-    shift = np.array([[1, 0, -throw * light[0]], [0, 1, -throw * light[1]]])
-    shadow = cv2.warpAffine(mask.astype(np.float32), shift, mask.shape)
-    shadow = 0.2 * cv2.GaussianBlur(shadow, (0, 0), 0.06 * radius)
-    return Sprite(mask, colour, shadow)
-
-
-def _shade(
-    mask: np.ndarray, bevel: float, light: Vector
+def _random_place(
+    side: int, radius: float, rng: Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Light a mask as if its rim were rounded off; flat parts get a brightness of 1."""
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    slope = 1 - np.minimum(depth / bevel, 1)
-    height = bevel * np.sqrt(1 - slope**2)
-    height = cv2.GaussianBlur(height, (0, 0), max(bevel * 0.08, 1))
-    down, right = np.gradient(height)
-    steepness = np.sqrt(right**2 + down**2 + 1)
-    facing = (light[2] - right * light[0] - down * light[1]) / steepness
-    brightness = 0.8 + 0.2 * np.maximum(facing, 0) / light[2]
-    gloss = 0.2 * np.maximum(facing - 0.9, 0) / 0.1
-    return np.minimum(brightness, 1.2), gloss**3
+    """Return the canvas in an object's coordinates, the object wholly on the canvas."""
+    x, y = rng.uniform(radius, 1 - radius, 2)
+    turn = rng.uniform(-MAX_TURN, MAX_TURN)
+    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    right, down = (columns - x) / radius, (rows - y) / radius
+    return (
+        right * math.cos(turn) + down * math.sin(turn),
+        down * math.cos(turn) - right * math.sin(turn),
+    )
 
 
-def _pick(rng: Generator, *palette: Colour) -> np.ndarray:
-    """Return one of the colours, a little lighter or darker than usual."""
-    return np.array(palette[rng.integers(len(palette))]) * rng.uniform(0.85, 1.1)
+def _all_well_visible(owner: np.ndarray, areas: list[int]) -> bool:
+    """Tell whether enough is left of every object, and without a hole.
+
+    Polygons cannot say 'hole'.
+    """
+    for number, area in enumerate(areas, start=1):
+        visible = owner == number
+        if visible.sum() < MIN_VISIBLE * area:
+            return False
+        _, hierarchy = cv2.findContours(
+            visible.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+        )
+        if (hierarchy[0, :, 3] >= 0).any():
+            return False
+    return True
 
 
-def _plain(like: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Return a picture of one colour to paint on."""
-    return np.full((*like.shape, 3), colour, np.float32)
+def _paint(
+    shape: Shape, u: np.ndarray, v: np.ndarray, mask: np.ndarray, rng: Generator
+) -> np.ndarray:
+    """Return the object's colours all over the canvas: lit from above, with a rim."""
+    picture = np.full((*u.shape, 3), shape.colour, np.float32)
+    for part, colour in shape.details(u, v):
+        picture[part] = colour
+    from_rim = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    brightness = rng.uniform(0.93, 1.05) - 0.06 * v
+    brightness[from_rim < RIM * len(u)] *= 0.72
+    return picture * brightness[..., None]
 
 
 # The shapes.
-
-
-def _ball_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u**2 + v**2 <= 1
-
-
-def _ball_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
-    """Paint a beach ball or a basketball, seen from anywhere."""
-    near = np.sqrt(np.maximum(1 - u**2 - v**2, 0))
-    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    points = np.dstack([u, v, near]) @ turn.astype(np.float32)
-    paint = (_paint_beach_ball, _paint_basketball)[rng.integers(2)]
-    return paint(points, rng)
-
-
-def _paint_beach_ball(points: np.ndarray, rng: Generator) -> np.ndarray:
-    x, y, z = np.moveaxis(points, 2, 0)
-    picture = _plain(x, _pick(rng, BLUE, ORANGE))
-    picture[np.floor(np.arctan2(y, x) / math.pi * 3) % 2 == 0] = WHITE
-    picture[np.abs(z) > 0.96] = RED
-    return picture
-
-
-def _paint_basketball(points: np.ndarray, rng: Generator) -> np.ndarray:
-    x, y, z = np.moveaxis(points, 2, 0)
-    picture = _plain(x, _pick(rng, ORANGE, BROWN))
-    curved = np.abs(np.abs(z) - 0.35 - 0.6 * x**2)
-    picture[np.minimum(curved, np.minimum(np.abs(x), np.abs(y))) < 0.035] = BLACK
-    return picture
 
 
 def _octagon_radius(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -261,136 +162,70 @@ def _octagon_radius(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.maximum(straight, oblique) / math.cos(math.pi / 8)
 
 
-def _sign_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _octagon_radius(u, v) <= 1
-
-
-def _sign_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
-    picture = _plain(u, _pick(rng, RED))
-    distance = _octagon_radius(u, v)
-    picture[(distance > 0.86) & (distance < 0.95)] = WHITE
-    page = 128 * (u + 1), 128 * (v + 1)
-    picture[cv2.remap(_lettering('STOP'), *page, cv2.INTER_LINEAR) > 127] = WHITE
-    return picture
-
-
-@cache
-def _lettering(word: str) -> np.ndarray:
-    """Write a word on a page that stands for u and v from -1 to 1."""
-    page = np.zeros((256, 256), np.uint8)
-    font, scale, weight = cv2.FONT_HERSHEY_DUPLEX, 2.2, 8
-    (width, height), _ = cv2.getTextSize(word, font, scale, weight)
-    start = (128 - width // 2, 128 + height // 2)
-    return cv2.putText(page, word, start, font, scale, 255, weight, cv2.LINE_AA)
-
-
-def _kite_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.abs(u) <= np.where(v < -0.3, v + 1, (1 - v) * 0.54)
-
-
-def _kite_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
-    """Paint four panels in two colours, and two sticks."""
-    bright = (GREEN, BLUE, PURPLE)
-    first, second = rng.choice(bright, 2, replace=False)
-    picture = _plain(u, first)
-    picture[(u < 0) ^ (v < -0.3)] = second
-    picture[np.minimum(np.abs(u), np.abs(v + 0.3)) < 0.025] = BROWN
-    return picture
-
-
 def _banana_coordinates(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the position along the bend (the fruit: -1 to 1) and across it."""
     down = v - 0.55
-    return np.arctan2(u, -down) / 1.35, np.hypot(u, down) - 0.82
+    return np.arctan2(u, -down) / 1.3, np.hypot(u, down) - 0.8
 
 
 def _banana_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     along, across = _banana_coordinates(u, v)
-    fruit = np.abs(across) < 0.27 * np.sqrt(np.maximum(1 - along**2, 0))
-    stem = (np.abs(across) < 0.08) & (along > 0) & (along < 1.08)
-    return fruit | stem
+    return np.abs(across) < 0.36 * np.sqrt(np.maximum(1 - along**2, 0))
 
 
-def _banana_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
-    along, across = _banana_coordinates(u, v)
-    peel = _pick(rng, YELLOW, YELLOW, GREEN)
-    picture = _plain(u, peel)
-    picture[np.abs(across - 0.06 * (1 - along**2)) < 0.015] = peel * 0.75
-    for _ in range(rng.integers(4, 14)):  # ripe spots
-        x, y = rng.uniform(-0.8, 0.8), rng.uniform(-0.2, 0.2)
-        picture[np.hypot(along - x, across - y) < rng.uniform(0.015, 0.05)] = BROWN
-    picture[(along > 0.96) | (along < -0.93)] = BROWN
-    return picture
-
-
-def _pizza_coordinates(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance from the slice's tip (1 at the crust) and the angle."""
-    down = v - 0.9
-    return np.hypot(u, down) / 1.7, np.arctan2(u, -down)
-
-
-def _pizza_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    distance, angle = _pizza_coordinates(u, v)
-    return (distance < 1) & (np.abs(angle) < 0.46)
-
-
-def _pizza_texture(u: np.ndarray, v: np.ndarray, rng: Generator) -> np.ndarray:
-    picture = _plain(u, _pick(rng, CREAM, CREAM, ORANGE))
-    picture += 0.06 * _clouds(len(u), 12, rng)[..., None]
-    for middle in ((-0.3, -0.3), (0.28, -0.22), (0.02, 0.12), (-0.02, -0.52)):
-        x, y = middle + rng.normal(0, 0.03, 2)
-        from_middle = np.hypot(u - x, v - y)
-        picture[from_middle < 0.17] = np.array(RED) * 0.75
-        picture[from_middle < 0.14] = RED
-    for x, y in rng.uniform((-0.4, -0.6), (0.4, 0.6), (6, 2)):  # herbs
-        picture[np.hypot(u - x, v - y) < 0.04] = GREEN
-    distance, _ = _pizza_coordinates(u, v)
-    picture[distance > 0.86] = np.array(BROWN) * rng.uniform(1.3, 1.8)
-    return picture
+def _vase_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    belly = 0.36 + 0.34 * np.exp(-(((v - 0.3) / 0.4) ** 2))
+    lip = 0.5 * (v < -0.72)
+    return (np.abs(u) < np.maximum(belly, lip)) & (np.abs(v) < 0.87)
 
 
 SHAPES = {
-    'sports ball': Shape(_ball_outline, _ball_texture, bevel=1.0),
-    'stop sign': Shape(_sign_outline, _sign_texture, bevel=0.06),
-    'kite': Shape(_kite_outline, _kite_texture, bevel=0.05),
-    'banana': Shape(_banana_outline, _banana_texture, bevel=0.3),
-    'pizza': Shape(_pizza_outline, _pizza_texture, bevel=0.1),
+    'stop sign': Shape(
+        outline=lambda u, v: _octagon_radius(u, v) < 1,
+        colour=RED,
+        details=lambda u, v: [(np.abs(_octagon_radius(u, v) - 0.8) < 0.05, WHITE)],
+    ),
+    'sports ball': Shape(
+        outline=lambda u, v: np.hypot(u, v) < 1,
+        colour=ORANGE,
+        details=lambda u, v: [
+            (np.minimum(np.abs(u), np.abs(v)) < 0.03, BROWN),
+            (np.abs(np.abs(u) - 0.45 - 0.5 * v**2) < 0.03, BROWN),
+        ],
+    ),
+    'kite': Shape(
+        outline=lambda u, v: np.abs(u) < np.where(v < -0.3, v + 1, (1 - v) * 0.54),
+        colour=BLUE,
+        details=lambda u, v: [((u < 0) ^ (v < -0.3), SKY)],
+    ),
+    'banana': Shape(
+        outline=_banana_outline,
+        colour=YELLOW,
+        details=lambda u, v: [(np.abs(_banana_coordinates(u, v)[0]) > 0.9, BROWN)],
+    ),
+    'vase': Shape(
+        outline=_vase_outline,
+        colour=GREEN,
+        details=lambda u, v: [(np.abs(np.abs(v - 0.3) - 0.16) < 0.05, WHITE)],
+    ),
 }
 
 
-# Backgrounds: duller than the objects, never the same twice.
-
-
 def _background(side: int, rng: Generator) -> np.ndarray:
-    """Blend two dull colours by one of several patterns, at any angle, and roughen."""
-    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
+    """Blend two pale colours by one of several patterns, at any angle."""
+    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
     angle = rng.uniform(0, 2 * math.pi)
-    across = x * math.cos(angle) + y * math.sin(angle)
-    along = y * math.cos(angle) - x * math.sin(angle)
-    repeats = rng.uniform(3, 9)
-    pattern = rng.choice(['gradient', 'blobs', 'stripes', 'tiles', 'planks'])
+    across = columns * math.cos(angle) + rows * math.sin(angle)
+    along = rows * math.cos(angle) - columns * math.sin(angle)
+    repeats = rng.uniform(3, 8)
+    pattern = rng.choice(['gradient', 'stripes', 'tiles'])
     if pattern == 'gradient':
         weight = across + 0.5
-    elif pattern == 'blobs':
-        weight = 0.5 + 2 * _clouds(side, 5, rng)
     elif pattern == 'stripes':
-        weight = 0.5 + 0.4 * np.tanh(4 * np.sin(2 * math.pi * repeats * across))
-    elif pattern == 'tiles':
-        odd = (np.floor(across * repeats) + np.floor(along * repeats)) % 2
-        weight = 0.25 + 0.5 * odd
+        weight = 0.5 + 0.2 * np.sin(2 * math.pi * repeats * across)
     else:
-        plank = np.floor((across + 1) * repeats).astype(int)
-        weight = rng.uniform(0, 1, plank.max() + 1).astype(np.float32)[plank]
-    first = rng.uniform(0.35, 0.75) + rng.uniform(-0.06, 0.06, 3)
-    second = first + rng.uniform(-0.12, 0.12) + rng.uniform(-0.03, 0.03, 3)
-    rough = 0.04 * _clouds(side, 8, rng) + 0.03 * _clouds(side, 64, rng)
-    canvas = _plain(weight, first)
-    canvas += np.clip(weight, 0, 1)[..., None] * (second - first).astype(np.float32)
-    canvas += rough[..., None]
-    return canvas
-
-
-def _clouds(side: int, cells: int, rng: Generator) -> np.ndarray:
-    """Return smooth noise around 0 with about `cells` bumps along a side."""
-    grid = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
-    return cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
+        odd = (np.floor(across * repeats) + np.floor(along * repeats)) % 2
+        weight = 0.3 + 0.4 * odd
+    first = rng.uniform(0.6, 0.8) + rng.uniform(-0.05, 0.05, 3)
+    second = first + rng.uniform(-0.12, 0.12)
+    return (first + weight[..., None] * (second - first)).astype(np.float32)
