@@ -62,21 +62,23 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
+# Loading is so light that a worker of its own would only take a core from the network.
+in_process = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
     batch_size=2,
-    num_workers=1,
+    **in_process,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=4,
-    num_workers=1,
+    **in_process,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + '/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=4)
+train_cfg = dict(max_epochs=4, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=10),
     dict(
