@@ -44,7 +44,7 @@ def read(root: Path, split: str) -> dict:
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of full-size images, fewer than usual."""
     out = tmp_path_factory.mktemp('data') / 'not' / 'yet' / 'there'
-    result = run_tool(out, '--train', 30, '--val', 15)
+    result = run_tool(out, '--train', 30, '--val', 25)
     assert result.returncode == 0, result.stderr
     return out
 
@@ -61,7 +61,7 @@ def test_layout_is_that_of_coco(mini: Path) -> None:
         'instances_train2017.json',
         'instances_val2017.json',
     }
-    for split, count in zip(SPLITS, (30, 15), strict=True):
+    for split, count in zip(SPLITS, (30, 25), strict=True):
         content = read(mini, split)
         assert set(content) == {
             'info',
@@ -165,7 +165,7 @@ def test_train_and_val_are_disjoint(mini: Path) -> None:
         ids = [entry['id'] for entry in train[part] + val[part]]
         assert len(ids) == len(set(ids))
     pictures = [d for name, d in digests(mini).items() if name.endswith('.jpg')]
-    assert len(pictures) == len(set(pictures)) == 45
+    assert len(pictures) == len(set(pictures)) == 55
 
 
 def test_seed_alone_decides(tmp_path: Path) -> None:
