@@ -259,6 +259,16 @@ def test_mim_test_on_a_converted_detector(convert, tmp_path):
     assert 'Epoch(test) [2/2]' in output
 
 
+def test_mim_runs_the_tool(tmp_path):
+    source = tmp_path / 't.pth'
+    shapes = published.CLASSIFIER_SHAPES['T']
+    torch.save({'model': {k: torch.zeros(v) for k, v in shapes.items()}}, source)
+    command = [MIM, 'run', 'crossformer_mm', 'convert_checkpoint', source, '--inspect']
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'CrossFormer-T' in result.stdout
+
+
 # VmHWM is this program's own peak: ru_maxrss starts at that of the tests.
 MEASURED = """
 import runpy, sys
