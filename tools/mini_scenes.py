@@ -24,7 +24,7 @@ MIN_OBJECTS, MAX_OBJECTS = 3, 5
 EXTENT = (0.16, 0.72)  # root of an object's area, relative to the image's side
 MAX_RADIUS = 0.48  # relative to the image's side
 MAX_TURN = 0.15  # rad
-MIN_VISIBLE = 0.85  # of an object's own area
+MIN_VISIBLE = 0.9  # of an object's own area
 RIM = 0.015  # width of the darker rim, relative to the image's side
 TRIES = 10  # places to try before an object is left out
 
@@ -174,9 +174,8 @@ def _banana_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _vase_outline(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    belly = 0.36 + 0.34 * np.exp(-(((v - 0.3) / 0.4) ** 2))
-    lip = 0.5 * (v < -0.72)
-    return (np.abs(u) < np.maximum(belly, lip)) & (np.abs(v) < 0.87)
+    half_width = 0.45 + 0.3 * np.exp(-(((v - 0.25) / 0.5) ** 2))
+    return (np.abs(u) < half_width) & (np.abs(v) < 0.85)
 
 
 SHAPES = {
