@@ -1,12 +1,13 @@
 # From scratch on the mini set of tools/make_mini_coco.py, in minutes on a CPU.
 _base_ = 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
 
+# In the order of their COCO ids: CocoDataset numbers labels that way.
+classes = ('stop sign', 'sports ball', 'kite', 'banana', 'vase')
+
 # Training from scratch wants normalization after the backbone (mmdet's configs/scratch
 # do the same). Box offsets shared by all classes learn from every object, boxes fit
 # sooner under GIoU than under L1, and narrow heads with few proposals save most of the
 # time.
-# In the order of their COCO ids: CocoDataset numbers labels that way.
-classes = ('stop sign', 'sports ball', 'kite', 'banana', 'vase')
 norm_cfg = dict(type='GN', num_groups=32)
 model = dict(
     backbone=dict(type='CrossFormer_T', init_cfg=None, drop_path_rate=0.0),

@@ -261,8 +261,7 @@ def test_mim_test_on_a_converted_detector(convert, tmp_path):
 
 def test_mim_runs_the_tool(tmp_path):
     source = tmp_path / 't.pth'
-    shapes = published.CLASSIFIER_SHAPES['T']
-    torch.save({'model': {k: torch.zeros(v) for k, v in shapes.items()}}, source)
+    torch.save({'model': kinds.classifier_weights('T')}, source)
     command = [MIM, 'run', 'crossformer_mm', 'convert_checkpoint', source, '--inspect']
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
