@@ -1,4 +1,3 @@
-# Published: box AP 45.4, mask AP 41.4 (CrossFormer, github.com/cheerss/CrossFormer).
 _base_ = [
     '_base_/mask_rcnn_crossformer_s_fpn.py',
     '_base_/coco_instance.py',

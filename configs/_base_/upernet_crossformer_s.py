@@ -1,0 +1,9 @@
+# UPerNet on all four outputs, for the 150 classes of ADE20K.
+_base_ = ['mmseg::_base_/models/upernet_r50.py', 'crossformer_s.py']
+
+model = dict(
+    pretrained=None,
+    backbone=dict(_delete_=True, **_base_.backbone),
+    decode_head=dict(in_channels=[96, 192, 384, 768], num_classes=150),
+    auxiliary_head=dict(in_channels=384, num_classes=150),
+)

@@ -1,0 +1,8 @@
+_base_ = 'mask_rcnn_crossformer_s_fpn_3x_coco.py'
+
+model = dict(
+    backbone=dict(
+        type='CrossFormer_B',
+        init_cfg=dict(checkpoint='pretrained/backbone-crossformer-b.pth'),
+    ),
+)

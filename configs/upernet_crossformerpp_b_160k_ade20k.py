@@ -1,0 +1,8 @@
+_base_ = 'upernet_crossformer_s_160k_ade20k.py'
+
+model = dict(
+    backbone=dict(
+        type='CrossFormerPP_B',
+        init_cfg=dict(checkpoint='pretrained/backbone-crossformerpp-b.pth'),
+    ),
+)

@@ -1,0 +1,10 @@
+_base_ = 'upernet_crossformer_s_160k_ade20k.py'
+
+model = dict(
+    backbone=dict(
+        type='CrossFormerPP_S',
+        init_cfg=dict(checkpoint='pretrained/backbone-crossformerpp-s.pth'),
+    ),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
+)
