@@ -5,11 +5,13 @@ PYTHON ?= $(shell for python in python3.11 python3.10 python3; do \
 BIN := .venv/bin
 CONFIG := configs/mask_rcnn_crossformer_t_fpn_mini_coco.py
 WORK_DIR := work_dirs/quickstart
+SEG_CONFIG := configs/fpn_crossformer_t_mini_ade20k.py
+SEG_WORK_DIR := work_dirs/quickstart-seg
 
-.PHONY: help env test quickstart lint
+.PHONY: help env test quickstart quickstart-seg lint
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 env:  ## build .venv, once: a pinned OpenMMLab stack and the plugin
 	@$(PYTHON) requirements/install.py
@@ -26,6 +28,16 @@ quickstart: env data/mini_coco  ## mini data, training, evaluation, pictures
 
 data/mini_coco: | env
 	$(BIN)/python tools/make_mini_coco.py $@
+
+quickstart-seg: env data/mini_ade20k  ## the same with a segmentor
+	$(BIN)/mim train mmsegmentation $(SEG_CONFIG) --work-dir $(SEG_WORK_DIR)
+	$(BIN)/mim test mmsegmentation $(SEG_CONFIG) --work-dir $(SEG_WORK_DIR) \
+		--checkpoint $$(cat $(SEG_WORK_DIR)/last_checkpoint) \
+		--out $(SEG_WORK_DIR)/predictions
+	$(BIN)/python tools/plot_seg_run.py $(SEG_WORK_DIR) $(SEG_CONFIG)
+
+data/mini_ade20k: | env
+	$(BIN)/python tools/make_mini_ade20k.py $@
 
 lint: env  ## ruff, as pre-commit runs it
 	$(BIN)/ruff check .

@@ -15,7 +15,10 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['crossformer_mm*']),
     # Links to configs/ and tools/, where `mim run crossformer_mm TOOL` looks for them.
-    package_data={'crossformer_mm': ['.mim/**/*.py']},
+    package_data={'crossformer_mm': ['.mim/**/*.py', '.mim/**/*.yml']},
+    entry_points={
+        'console_scripts': ['crossformer-config = crossformer_mm.shipped:main']
+    },
     python_requires='>=3.10',
     install_requires=['torch>=2.1', 'mmengine>=0.10.4'],
     extras_require={

@@ -9,11 +9,17 @@ It also lets torch's weights-only reader accept the checkpoints MMEngine writes.
 """
 
 from .checkpoint import allow_mmengine_checkpoints
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .models import *  # noqa: F403
 from .models import __all__ as _models
 from .runner import CheckedRunner
 from .version import __version__
 
-__all__ = ['CheckedRunner', '__version__', *_models]
+__all__ = [
+    'CheckedRunner',
+    'LayerDecayOptimWrapperConstructor',
+    '__version__',
+    *_models,
+]
 
 allow_mmengine_checkpoints()

@@ -9,13 +9,26 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-COCO_HELP = (
-    'Get COCO 2017 from https://cocodataset.org/#download into data/coco/, or make a '
-    'small set in the same layout, "python tools/make_mini_coco.py data/mini_coco", '
-    'and put COCO_ROOT=data/mini_coco before the command.'
-)
+from .checkpoint.published import where_published
+from .models import CrossFormer
+
+# How to get the data, by the type of the data set.
+DATA_HELP = {
+    'CocoDataset': (
+        'Get COCO 2017 from https://cocodataset.org/#download into data/coco/, or make '
+        'a small set in the same layout, "python tools/make_mini_coco.py '
+        'data/mini_coco", and put COCO_ROOT=data/mini_coco before the command.'
+    ),
+    'ADE20KDataset': (
+        'Get http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip '
+        'and unpack it in data/ade/, or make a small set in the same layout, "python '
+        'tools/make_mini_ade20k.py data/mini_ade20k", and put '
+        'ADE20K_ROOT=data/mini_ade20k before the command.'
+    ),
+}
 CHECKPOINT_HELP = (
-    'README.md lists the published files. To train from scratch, add '
+    'Save it there as it is, or name another file with "--cfg-options '
+    'model.backbone.init_cfg.checkpoint=PATH". To train from scratch, add '
     '"--cfg-options model.backbone.init_cfg=None".'
 )
 
@@ -47,33 +60,52 @@ class CheckedRunner(Runner):
     def _check_data(self, *dataloaders: Any) -> None:
         for dataloader in dataloaders:
             # A loader that is built already has found its data.
-            if isinstance(dataloader, dict):
-                for path in dataset_paths(dataloader['dataset']):
+            if not isinstance(dataloader, dict):
+                continue
+            for dataset in without_wrappers(dataloader['dataset']):
+                for path in dataset_paths(dataset):
                     if not exists(path):
-                        raise SystemExit(f'Data not found: {path}\n{COCO_HELP}')
+                        advice = DATA_HELP.get(dataset.get('type'), '')
+                        raise SystemExit(f'Data not found: {path}\n{advice}')
 
     def _check_init_cfg(self) -> None:
-        init_cfg = self.cfg.get('model', {}).get('backbone', {}).get('init_cfg') or []
         # Weights of a resumed training come from its own checkpoint.
         if self._resume:
             return
-        for entry in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
-            path = entry.get('checkpoint')
-            if path and '://' not in path and not exists(osp.expanduser(path)):
+        for backbone in self.model.modules():
+            if isinstance(backbone, CrossFormer):
+                self._check_backbone(backbone)
+
+    def _check_backbone(self, backbone: CrossFormer) -> None:
+        init_cfg = backbone.init_cfg or []
+        entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+        paths = [entry['checkpoint'] for entry in entries if 'checkpoint' in entry]
+        if not paths and not self._load_from:
+            self.logger.info(
+                f'{type(backbone).__name__} is trained from scratch: its init_cfg '
+                'names no checkpoint.'
+            )
+        for path in paths:
+            if '://' not in path and not exists(osp.expanduser(path)):
                 raise SystemExit(
                     f'Pretrained weights not found: {path} '
-                    f'(model.backbone.init_cfg.checkpoint)\n{CHECKPOINT_HELP}'
+                    f'(model.backbone.init_cfg.checkpoint)\n'
+                    f'{where_published(backbone.arch)} {CHECKPOINT_HELP}'
                 )
 
 
-def dataset_paths(dataset: dict[str, Any]) -> Iterator[str]:
-    """List the files and folders that a data set's config names.
+def without_wrappers(dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """List the data sets inside wrappers (``dataset=`` or ``datasets=``)."""
+    inner = [dataset.get('dataset'), *dataset.get('datasets', ())]
+    wrapped = [entry for entry in inner if entry is not None]
+    if not wrapped:
+        yield dataset
+    for entry in wrapped:
+        yield from without_wrappers(entry)
 
-    Wrappers (``dataset=`` or ``datasets=`` inside) are looked through.
-    """
-    for inner in (dataset.get('dataset'), *dataset.get('datasets', ())):
-        if inner is not None:
-            yield from dataset_paths(inner)
+
+def dataset_paths(dataset: dict[str, Any]) -> Iterator[str]:
+    """List the files and folders that a data set's config names."""
     root = dataset.get('data_root') or ''
     prefixes = dataset.get('data_prefix') or {}
     for name in (dataset.get('ann_file'), *prefixes.values()):

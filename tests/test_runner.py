@@ -1,22 +1,20 @@
-from crossformer_mm.runner import dataset_paths
+from crossformer_mm.runner import dataset_paths, without_wrappers
+
+COCO = dict(
+    type='CocoDataset',
+    data_root='root/',
+    ann_file='annotations/a.json',
+    data_prefix=dict(img='images/'),
+)
 
 
-def test_dataset_paths_looks_through_wrappers():
-    coco = dict(
-        type='CocoDataset',
-        data_root='root/',
-        ann_file='annotations/a.json',
-        data_prefix=dict(img='images/'),
-    )
-    repeated = dict(type='RepeatDataset', times=3, dataset=coco)
-    both = dict(type='ConcatDataset', datasets=[repeated, dict(coco, data_root='b')])
-    assert list(dataset_paths(both)) == [
-        'root/annotations/a.json',
-        'root/images/',
-        'b/annotations/a.json',
-        'b/images/',
-    ]
+def test_wrappers_are_looked_through():
+    other = dict(COCO, data_root='b')
+    repeated = dict(type='RepeatDataset', times=3, dataset=COCO)
+    both = dict(type='ConcatDataset', datasets=[repeated, other])
+    assert list(without_wrappers(both)) == [COCO, other]
 
 
-def test_dataset_without_files_names_none():
+def test_dataset_paths():
+    assert list(dataset_paths(COCO)) == ['root/annotations/a.json', 'root/images/']
     assert list(dataset_paths(dict(type='Generated'))) == []

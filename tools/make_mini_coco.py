@@ -7,19 +7,16 @@ the 80 categories and the fields of the annotations are COCO's; five of the cate
 are used. The scenes come from `mini_scenes.py` and depend on the seed alone.
 """
 
-import argparse
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any
 
 import cv2
 import numpy as np
 import rich
 from mini_scenes import MAX_OBJECTS, SHAPES, SUPERSAMPLE, Scene, make_scene
+from mini_set import new_folder, parse_args
 from pycocotools import mask as coco_mask
 from rich.progress import track
 from rich.table import Table
@@ -64,56 +61,15 @@ LICENSES = [
 
 def main() -> None:
     """Make the set, then print what is in it."""
-    args = parse_args()
-    out = args.out.resolve()
+    args = parse_args(__doc__.splitlines()[0])
     train_ids = range(1, args.train + 1)
     val_ids = range(args.train + 1, args.train + args.val + 1)
-    try:
-        if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            fail(f'{args.out} already holds something: move it or name another folder')
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # OUT appears in one step and complete, or not at all.
-        with TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as workshop:
-            root = Path(workshop) / out.name
-            train = write_split(root, 'train2017', train_ids, [args.seed, 0], args.size)
-            val = write_split(root, 'val2017', val_ids, [args.seed, 1], args.size)
-            root.rename(out)
-    except OSError as error:
-        fail(f'{args.out} cannot be written: {error}')
+    with new_folder(args.out) as root:
+        train = write_split(root, 'train2017', train_ids, [args.seed, 0], args.size)
+        val = write_split(root, 'val2017', val_ids, [args.seed, 1], args.size)
     print_summary('train2017', train)
     print_summary('val2017', val)
     print(f'{args.out}: images of {args.size} x {args.size} pixels, seed {args.seed}')
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add('out', metavar='OUT', type=Path, help='folder to make')
-    add('--train', metavar='N', type=at_least(1), default=200, help='training images')
-    add('--val', metavar='N', type=at_least(1), default=50, help='validation images')
-    add('--size', metavar='PX', type=at_least(64), default=160, help='side in pixels')
-    add('--seed', metavar='S', type=at_least(0), default=0, help='same seed, same set')
-    return parser.parse_args()
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers for argparse that refuses smaller ones."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'{text} is no whole number >= {least}')
-        return int(text)
-
-    return read
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line on stderr."""
-    sys.exit(f'make_mini_coco: {message}')
 
 
 def write_split(

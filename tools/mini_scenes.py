@@ -47,10 +47,12 @@ class Scene:
         image: RGB, uint8, `[size, size, 3]`.
         objects: From back to front, class name and visible part: a boolean mask
             without holes, `[size * SUPERSAMPLE, size * SUPERSAMPLE]`.
+        background: Its pattern, one of `PATTERNS`.
     """
 
     image: np.ndarray
     objects: list[tuple[str, np.ndarray]]
+    background: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def make_scene(seed: int | list[int], size: int) -> Scene:
     """
     rng = np.random.default_rng(seed)
     side = size * SUPERSAMPLE
-    canvas = _background(side, rng)
+    canvas, pattern = _background(side, rng)
     owner = np.zeros((side, side), np.uint8)  # i where the i-th object is on top
     names: list[str] = []
     areas: list[int] = []
@@ -98,7 +100,8 @@ def make_scene(seed: int | list[int], size: int) -> Scene:
     image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     image += rng.normal(0, 0.01, image.shape)  # the grain of a camera
     image = (image.clip(0, 1) * 255).round().astype(np.uint8)
-    return Scene(image, [(name, owner == i) for i, name in enumerate(names, start=1)])
+    objects = [(name, owner == i) for i, name in enumerate(names, start=1)]
+    return Scene(image, objects, pattern)
 
 
 @cache
@@ -210,14 +213,17 @@ SHAPES = {
 }
 
 
-def _background(side: int, rng: Generator) -> np.ndarray:
+PATTERNS = ('gradient', 'stripes', 'tiles')
+
+
+def _background(side: int, rng: Generator) -> tuple[np.ndarray, str]:
     """Blend two pale colours by one of several patterns, at any angle."""
     rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
     angle = rng.uniform(0, 2 * math.pi)
     across = columns * math.cos(angle) + rows * math.sin(angle)
     along = rows * math.cos(angle) - columns * math.sin(angle)
     repeats = rng.uniform(3, 8)
-    pattern = rng.choice(['gradient', 'stripes', 'tiles'])
+    pattern = str(rng.choice(PATTERNS))
     if pattern == 'gradient':
         weight = across + 0.5
     elif pattern == 'stripes':
@@ -227,4 +233,5 @@ def _background(side: int, rng: Generator) -> np.ndarray:
         weight = 0.3 + 0.4 * odd
     first = rng.uniform(0.6, 0.8) + rng.uniform(-0.05, 0.05, 3)
     second = first + rng.uniform(-0.12, 0.12)
-    return (first + weight[..., None] * (second - first)).astype(np.float32)
+    picture = first + weight[..., None] * (second - first)
+    return picture.astype(np.float32), pattern

@@ -1,4 +1,4 @@
-"""Show what a training has learnt: two pictures and a table.
+"""Show what a training of a detector has learnt: two pictures and a table.
 
     mim test mmdet CONFIG --checkpoint X --work-dir WORK_DIR \
         --out WORK_DIR/predictions.pkl
@@ -78,7 +78,7 @@ class Example:
 
 def main() -> None:
     """Draw both pictures, then print the table and the paths."""
-    args = parse_args()
+    args = parse_args(__doc__.splitlines()[0])
     training, evaluations = read_training(args.work_dir)
     test_run = find_test_run(args.work_dir)
     examples, classes = read_examples(args.work_dir / 'predictions.pkl', args.config)
@@ -95,9 +95,9 @@ def main() -> None:
     print(f'checkpoint   {tested.load_from}')
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(description: str) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         'work_dir', metavar='WORK_DIR', type=Path, help='where the training wrote'
     )
@@ -109,7 +109,7 @@ def parse_args() -> argparse.Namespace:
 
 def fail(message: str) -> NoReturn:
     """End with one line on stderr."""
-    sys.exit(f'plot_run: {message}')
+    sys.exit(f'{Path(sys.argv[0]).stem}: {message}')
 
 
 # What mmengine wrote.

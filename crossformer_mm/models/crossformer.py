@@ -247,6 +247,7 @@ class CrossFormer(BaseModule):
         check_rate('drop_rate', drop_rate)
         check_rate('attn_drop_rate', attn_drop_rate)
 
+        self.arch = arch.replace('++', 'pp') if isinstance(arch, str) else None
         self.in_channels = in_channels
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
@@ -329,6 +330,21 @@ class CrossFormer(BaseModule):
                 f'The input must be at least {MIN_INPUT_SIZE} x {MIN_INPUT_SIZE} '
                 f'pixels, got {x.shape[2]} x {x.shape[3]}.'
             )
+
+    def layer_depth(self, name: str) -> int:
+        """Tell how deep a parameter is: 0 in the first embedding, then block by block.
+
+        Args:
+            name (str): Name of the parameter within the backbone. The embedding
+                between two stages has the depth of the block before it.
+        """
+        if name.startswith('patch_embed.'):
+            return 0
+        _, stage, part, block, *_ = name.split('.')
+        before = sum(len(layer.blocks) for layer in self.layers[: int(stage)])
+        if part == 'downsample':
+            return before + len(self.layers[int(stage)].blocks)
+        return before + int(block) + 1
 
     def train(self, mode: bool = True) -> 'CrossFormer':
         """Set the training mode; frozen stages stay in evaluation mode."""

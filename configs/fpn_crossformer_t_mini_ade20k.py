@@ -1,0 +1,52 @@
+# From scratch on the mini set of tools/make_mini_ade20k.py, in minutes on a CPU.
+_base_ = 'fpn_crossformer_t_80k_ade20k.py'
+
+# In the order of their ADE20K labels.
+classes = ('sky', 'floor', 'curtain', 'signboard', 'ball', 'food', 'vase', 'flag')
+size = (160, 160)
+model = dict(
+    data_preprocessor=dict(size=size),
+    backbone=dict(init_cfg=None, drop_path_rate=0.0),
+    decode_head=dict(num_classes=len(classes)),
+)
+
+data_root = '{{$ADE20K_ROOT:data/mini_ade20k}}'
+metainfo = dict(classes=classes)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='Resize', scale=size),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+# Loading is so light that a worker of its own would only take a core from the network.
+in_process = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(
+    **in_process,
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    **in_process,
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader
+
+train_cfg = dict(max_iters=250, val_interval=125)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=10),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=10, end=250),
+]
+optim_wrapper = dict(
+    optimizer=dict(lr=7e-4, weight_decay=0.05, fused=True), clip_grad=dict(max_norm=10)
+)
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=125, max_keep_ckpts=1),
+)
+randomness = dict(seed=0)

@@ -1,0 +1,58 @@
+"""What the tools that make a small data set share."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NoReturn
+
+
+def parse_args(description: str) -> argparse.Namespace:
+    """Read the command line: OUT, and the number and size of the images."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add('out', metavar='OUT', type=Path, help='folder to make')
+    add('--train', metavar='N', type=at_least(1), default=200, help='training images')
+    add('--val', metavar='N', type=at_least(1), default=50, help='validation images')
+    add('--size', metavar='PX', type=at_least(64), default=160, help='side in pixels')
+    add('--seed', metavar='S', type=at_least(0), default=0, help='same seed, same set')
+    return parser.parse_args()
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers for argparse that refuses smaller ones."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'{text} is no whole number >= {least}')
+        return int(text)
+
+    return read
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to fill, which becomes ``out`` in one step, or not at all."""
+    target = out.resolve()
+    try:
+        if target.is_file() or (target.is_dir() and any(target.iterdir())):
+            fail(f'{out} already holds something: move it or name another folder')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f'.{target.name}-'
+        with TemporaryDirectory(prefix=prefix, dir=target.parent) as workshop:
+            root = Path(workshop) / target.name
+            root.mkdir()
+            yield root
+            root.rename(target)
+    except OSError as error:
+        fail(f'{out} cannot be written: {error}')
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line on stderr."""
+    sys.exit(f'{Path(sys.argv[0]).stem}: {message}')
