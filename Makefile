@@ -11,7 +11,7 @@ SEG_WORK_DIR := work_dirs/quickstart-seg
 .PHONY: help env test quickstart quickstart-seg lint
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 env:  ## build .venv, once: a pinned OpenMMLab stack and the plugin
 	@$(PYTHON) requirements/install.py

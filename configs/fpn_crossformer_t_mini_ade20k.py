@@ -43,7 +43,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=10, end=250),
 ]
 optim_wrapper = dict(
-    optimizer=dict(lr=7e-4, weight_decay=0.05, fused=True), clip_grad=dict(max_norm=10)
+    optimizer=dict(lr=7e-4, weight_decay=0.05, fused=True),
+    clip_grad=dict(_delete_=True, max_norm=10),
 )
 default_hooks = dict(
     logger=dict(interval=10),

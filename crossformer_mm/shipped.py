@@ -56,7 +56,9 @@ def find_config(name: str) -> Path:
     if path.is_file() and path.parent == FOLDER:
         return path
     near = get_close_matches(path.stem, config_names(), n=5, cutoff=0.5)
-    advice = 'near are:\n  ' + '\n  '.join(near) if near else 'without NAME it lists all'
+    advice = (
+        'near are:\n  ' + '\n  '.join(near) if near else 'without NAME it lists all'
+    )
     fail(f'there is no config {name!r}; {advice}')
 
 

@@ -9,25 +9,38 @@ ROOT = Path(__file__).resolve().parents[1]
 MIM = Path(sys.executable).with_name('mim')
 
 
+def make_mini(tool, folder):
+    """Make a few images with one of the tools; return the folder."""
+    sizes = ['--train', '8', '--val', '4']
+    subprocess.run([sys.executable, ROOT / 'tools' / tool, folder, *sizes], check=True)
+    return folder
+
+
 @pytest.fixture(scope='session')
 def mini_coco(tmp_path_factory):
-    """Make a few images in COCO's layout; return the folder."""
-    folder = tmp_path_factory.mktemp('data') / 'mini_coco'
-    tool = ROOT / 'tools' / 'make_mini_coco.py'
-    sizes = ['--train', '8', '--val', '4']
-    subprocess.run([sys.executable, tool, folder, *sizes], check=True)
-    return folder
+    """A few images in COCO's layout."""
+    return make_mini('make_mini_coco.py', tmp_path_factory.mktemp('data') / 'coco')
+
+
+@pytest.fixture(scope='session')
+def mini_ade20k(tmp_path_factory):
+    """A few images in ADE20K's layout."""
+    return make_mini('make_mini_ade20k.py', tmp_path_factory.mktemp('data') / 'ade20k')
 
 
 @pytest.fixture
 def mim(tmp_path):
-    """Run mim as a user does, in an empty folder; return the finished process."""
+    """Run mim as a user does, in an empty folder; return the finished process.
 
-    def run(*arguments, coco_root):
+    ``coco_root=`` and ``ade20k_root=`` set the variables of these names.
+    """
+
+    def run(*arguments, **roots):
+        variables = {name.upper(): str(folder) for name, folder in roots.items()}
         return subprocess.run(
             [MIM, *map(str, arguments)],
             cwd=tmp_path,
-            env={**os.environ, 'COCO_ROOT': str(coco_root)},
+            env={**os.environ, **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 
 MINI = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
 FULL = ROOT / 'configs' / 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
+SEG_MINI = ROOT / 'configs' / 'fpn_crossformer_t_mini_ade20k.py'
 ONE_EPOCH = ('--cfg-options', 'train_cfg.max_epochs=1')
 
 
@@ -74,6 +75,37 @@ def test_full_size_config_runs_on_the_mini_set(mim, mini_coco, tmp_path):
     assert any('coco/bbox_mAP' in record for record in records)
 
 
+@pytest.mark.slow
+def test_segmentor_train_test_and_pictures(mim, mini_ade20k, tmp_path):
+    work_dir = tmp_path / 'run'
+    place = ('--work-dir', work_dir)
+    trained = mim(
+        *('train', 'mmsegmentation', SEG_MINI, *place),
+        *('--cfg-options', 'train_cfg.max_iters=10', 'train_cfg.val_interval=10'),
+        'default_hooks.checkpoint.interval=10',
+        ade20k_root=mini_ade20k,
+    )
+    assert trained.returncode == 0, trained.stdout
+    assert 'CrossFormer_T is trained from scratch' in trained.stdout
+    checkpoint = work_dir / 'iter_10.pth'
+
+    predictions = work_dir / 'predictions'
+    test = ('test', 'mmsegmentation', SEG_MINI, '--checkpoint', checkpoint, *place)
+    several = mim(*test, '--tta', ade20k_root=mini_ade20k)
+    assert several.returncode == 0, several.stdout
+    tested = mim(*test, '--out', predictions, ade20k_root=mini_ade20k)
+    assert tested.returncode == 0, tested.stdout
+    assert {'mIoU', 'mAcc', 'aAcc'} <= metrics(work_dir).keys()
+
+    subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'plot_seg_run.py', work_dir, SEG_MINI],
+        env={'ADE20K_ROOT': str(mini_ade20k)},
+        check=True,
+    )
+    assert (work_dir / 'predictions.png').stat().st_size > 100_000
+    assert (work_dir / 'curves.png').stat().st_size > 10_000
+
+
 @pytest.mark.parametrize('command', ['train', 'test'])
 def test_missing_data_is_one_clear_message(mim, mini_coco, tmp_path, command):
     checkpoint = tmp_path / 'weights.pth'
@@ -93,5 +125,15 @@ def test_missing_pretrained_weights_are_one_clear_message(mim, mini_coco):
     result = mim('train', 'mmdet', FULL, coco_root=mini_coco)
     assert result.returncode != 0
     assert 'Pretrained weights not found: pretrained/' in result.stdout
+    assert '/1RAkigsgr33va0RZ85S2Shs2BhXYcS6U8' in result.stdout
     assert 'model.backbone.init_cfg=None' in result.stdout
+    assert 'runner.py' not in result.stdout
+
+
+def test_missing_ade20k_is_one_clear_message(mim, tmp_path):
+    result = mim('train', 'mmsegmentation', SEG_MINI, ade20k_root=tmp_path / 'nowhere')
+    assert result.returncode != 0
+    path = tmp_path / 'nowhere' / 'images' / 'training'
+    assert f'Data not found: {path}' in result.stdout
+    assert 'make_mini_ade20k.py' in result.stdout
     assert 'runner.py' not in result.stdout

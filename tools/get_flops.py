@@ -50,7 +50,9 @@ def main() -> None:
         name: sum(p.numel() for p in child.parameters())
         for name, child in model.named_children()
     }
-    table = Table('part', title=f'{args.config.name}, {args.shape[0]} x {args.shape[1]}')
+    table = Table(
+        'part', title=f'{args.config.name}, {args.shape[0]} x {args.shape[1]}'
+    )
     table.add_column('G multiply-adds', justify='right')
     table.add_column('M parameters', justify='right')
     for part, macs in parts.items():

@@ -1,0 +1,94 @@
+"""The wheel carries everything, and works outside of the checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from tests.conftest import MIM, ROOT
+
+NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
+TOOLS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py'))
+COMMANDS = [  # the others are modules that these share
+    name for name in TOOLS if name not in ('mini_scenes', 'mini_set')
+]
+
+
+def run(command, **options):
+    return subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('wheel')
+    options = ['--no-deps', '--no-build-isolation', '-w', folder]
+    built = run([sys.executable, '-m', 'pip', 'wheel', *options, ROOT])
+    assert built.returncode == 0, built.stdout
+    (path,) = folder.glob('*.whl')
+    return path
+
+
+@pytest.fixture(scope='module')
+def outside(wheel, tmp_path_factory):
+    """Install the wheel alone; return how to run a command that sees nothing else."""
+    folder = tmp_path_factory.mktemp('installed')
+    installed = run(
+        [sys.executable, '-m', 'pip', 'install', '--no-deps', '-t', folder, wheel]
+    )
+    assert installed.returncode == 0, installed.stdout
+    elsewhere = tmp_path_factory.mktemp('elsewhere')
+    path = os.pathsep.join([str(folder / 'bin'), os.environ['PATH']])
+    env = {**os.environ, 'PYTHONPATH': str(folder), 'PATH': path}
+    return lambda *command: run(command, cwd=elsewhere, env=env), folder
+
+
+@pytest.mark.slow
+def test_content(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    shipped = {
+        str(path.relative_to(ROOT))
+        for folder in ('configs', 'tools')
+        for pattern in ('**/*.py', '**/*.yml')
+        for path in (ROOT / folder).glob(pattern)
+    }
+    assert len(shipped) > 50
+    assert {f'crossformer_mm/.mim/{name}' for name in shipped} <= names
+    assert 'crossformer_mm/.mim/model-index.yml' in names
+
+
+@pytest.mark.slow
+def test_configs_are_found_from_any_folder(outside):
+    call, folder = outside
+    found = call('crossformer-config', NAME)
+    path = found.stdout.strip()
+    assert path == str(folder / 'crossformer_mm/.mim/configs' / f'{NAME}.py')
+    # mim finds it and the plugin; only the data is missing.
+    trained = call(MIM, 'train', 'mmdet', path)
+    assert 'Data not found: data/coco/annotations' in trained.stdout
+    assert NAME in call('crossformer-config').stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tool', COMMANDS)
+def test_mim_runs_every_tool(outside, tool):
+    call, _ = outside
+    result = call(MIM, 'run', 'crossformer_mm', tool, '--help')
+    assert result.returncode == 0, result.stdout
+    assert f'usage: {tool}.py' in result.stdout
+
+
+@pytest.mark.slow
+def test_mim_searches_the_index(outside):
+    call, _ = outside
+    result = call(MIM, 'search', 'crossformer_mm', '--config', NAME)
+    assert result.returncode == 0, result.stdout
+    assert '45.4' in result.stdout

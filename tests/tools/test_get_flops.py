@@ -1,0 +1,88 @@
+"""The counted multiply-adds, against sums done by hand."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from torch import nn
+
+from crossformer_mm import CrossFormer
+from tests.conftest import ROOT
+
+TOOLS = ROOT / 'tools'
+DEPTHS, WIDTH, HEADS = (2, 2), 32, (2, 4)
+
+
+class Segmentor(nn.Module):
+    """What the tool needs of a model: a backbone, a head, mode='tensor'."""
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        arch = dict(embed_dims=WIDTH, depths=DEPTHS, num_heads=HEADS)
+        self.backbone = CrossFormer(arch, out_indices=(0, 1), **kwargs)
+        self.decode_head = nn.Conv2d(2 * WIDTH, 5, 1)
+
+    def data_preprocessor(self, data, training):
+        return dict(inputs=data['inputs'][0][None].float())
+
+    def forward(self, inputs, mode):
+        assert mode == 'tensor'
+        return self.decode_head.forward(self.backbone(inputs)[-1])
+
+
+@pytest.fixture
+def count(monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    from get_flops import count
+
+    return count
+
+
+@pytest.mark.parametrize(
+    ('size', 'tokens', 'sda', 'lda'),
+    [
+        # Tokens of each stage, then groups and tokens per group of each block.
+        ((112, 112), (784, 196), ((16, 49), (4, 49)), ((16, 49), (4, 49))),
+        # 16 x 16 tokens are padded to 21 x 21 for SDA; 16 / 4 and 8 / 2 fit LDA.
+        ((64, 64), (256, 64), ((9, 49), (4, 49)), ((16, 16), (4, 16))),
+    ],
+)
+def test_parts(count, size, tokens, sda, lda):
+    parts = count(Segmentor(group_size=(7, 7), crs_interval=(4, 2)), *size)
+    widths = (WIDTH, 2 * WIDTH)
+    attention = sum(
+        2 * groups * n**2 * width
+        for blocks in (sda, lda)
+        for width, (groups, n) in zip(widths, blocks)
+    )
+    assert parts['attention: queries x keys, weights x values'] == attention
+    projections = sum(2 * 4 * n * width**2 for n, width in zip(tokens, widths))
+    assert parts['attention: projections'] == projections
+    mlp = sum(2 * 8 * n * width**2 for n, width in zip(tokens, widths))
+    assert parts['MLP'] == mlp
+    kernels = ((4, WIDTH // 2), (8, WIDTH // 4), (16, WIDTH // 8), (32, WIDTH // 8))
+    embedding = tokens[0] * sum(3 * kernel**2 * width for kernel, width in kernels)
+    merging = tokens[1] * (2**2 + 4**2) * WIDTH * WIDTH
+    assert parts['CEL: cross-scale embeddings'] == embedding + merging
+    bias = 0
+    for width, heads, *blocks in zip(widths, HEADS, sda, lda):
+        hidden = width // 16
+        for _, n in blocks:
+            offsets = (2 * round(n**0.5) - 1) ** 2
+            bias += offsets * hidden * (2 + hidden + hidden + heads)
+    assert parts['DPB: dynamic position bias'] == bias
+    assert parts['decode_head'] == tokens[1] * 2 * WIDTH * 5
+    assert parts['elsewhere'] == parts['backbone'] == 0
+
+
+@pytest.mark.slow
+def test_published_figure():
+    config = ROOT / 'configs' / 'retinanet_crossformer_s_fpn_1x_coco.py'
+    command = [sys.executable, TOOLS / 'get_flops.py', config, '--shape', '1280', '800']
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    total, parameters = re.search(
+        r'all\s+│\s+([\d.]+)\s+│\s+([\d.]+)', output.stdout
+    ).groups()
+    assert parameters == '40.8'
+    assert float(total) == pytest.approx(282.0, rel=0.02)

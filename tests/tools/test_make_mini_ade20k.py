@@ -1,0 +1,102 @@
+"""The mini set has ADE20K's layout, its labels, and right label maps."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmseg.datasets import ADE20KDataset
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+SPLITS = {'training': ('train', 3), 'validation': ('val', 2)}
+
+
+def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOLS / 'make_mini_ade20k.py'), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope='module')
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp('mini') / 'ade20k'
+    result = run_tool(out, '--train', 3, '--val', 2, '--size', 96)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_layout_is_that_of_ade20k(mini: Path) -> None:
+    names = {str(path.relative_to(mini)) for path in mini.rglob('*') if path.is_file()}
+    assert names == {
+        f'{kind}/{split}/ADE_{part}_{index:08d}.{suffix}'
+        for split, (part, images) in SPLITS.items()
+        for kind, suffix in (('images', 'jpg'), ('annotations', 'png'))
+        for index in range(1, images + 1)
+    }
+
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_labels_are_those_of_ade20k(mini: Path, split: str, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(TOOLS)
+    from make_mini_ade20k import LABELS, UNLABELLED
+
+    classes = ADE20KDataset.METAINFO['classes']
+    for label, name in LABELS.values():
+        assert classes[label - 1] == name
+    known = {label for label, _ in LABELS.values()} | {UNLABELLED}
+    for path in (mini / 'annotations' / split).iterdir():
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert labels.shape == (96, 96) and labels.dtype == np.uint8
+        assert set(np.unique(labels)) <= known
+        # Outlines alone are unlabelled.
+        assert 0 < (labels == UNLABELLED).mean() < 0.1
+
+
+def test_labels_lie_where_the_objects_are(mini: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(TOOLS)
+    from make_mini_ade20k import LABELS
+    from mini_scenes import SUPERSAMPLE, make_scene
+
+    scene = make_scene([0, 0, 0], 96)
+    path = mini / 'annotations' / 'training' / 'ADE_train_00000001.png'
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    for name, visible in scene.objects:
+        inside = visible.reshape(96, SUPERSAMPLE, 96, SUPERSAMPLE).all((1, 3))
+        assert inside.any()
+        assert (labels[inside] == LABELS[name][0]).all()
+    image = cv2.imread(str(mini / 'images' / 'training' / 'ADE_train_00000001.jpg'))
+    assert np.abs(image[..., ::-1].astype(int) - scene.image).mean() < 3
+
+
+def test_mmseg_ignores_the_unlabelled(mini: Path) -> None:
+    dataset = ADE20KDataset(
+        data_root=str(mini),
+        data_prefix=dict(
+            img_path='images/validation', seg_map_path='annotations/validation'
+        ),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+    )
+    assert len(dataset) == 2
+    labels = dataset[0]['gt_seg_map']
+    raw = cv2.imread(dataset[0]['seg_map_path'], cv2.IMREAD_UNCHANGED)
+    assert (labels[raw == 0] == 255).all()
+    assert (labels[raw > 0] == raw[raw > 0] - 1).all()
+
+
+def test_seed_alone_decides(mini: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run_tool(
+            *(tmp_path / str(seed), '--train', 3, '--val', 2),
+            *('--size', 96, '--seed', seed),
+        )
+    path = 'images/training/ADE_train_00000002.jpg'
+    original = (mini / path).read_bytes()
+    assert (tmp_path / '0' / path).read_bytes() == original
+    assert (tmp_path / '1' / path).read_bytes() != original
+
+
+def test_existing_set_is_refused(mini: Path) -> None:
+    result = run_tool(mini)
+    assert result.returncode != 0
+    assert result.stderr.startswith(f'make_mini_ade20k: {mini} already holds something')
