@@ -37,10 +37,10 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_iters=250, val_interval=125)
+train_cfg = dict(max_iters=200, val_interval=100)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=10),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=10, end=250),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=10, end=200),
 ]
 optim_wrapper = dict(
     optimizer=dict(lr=7e-4, weight_decay=0.05, fused=True),
@@ -48,6 +48,6 @@ optim_wrapper = dict(
 )
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=125, max_keep_ckpts=1),
+    checkpoint=dict(interval=100, max_keep_ckpts=1),
 )
 randomness = dict(seed=0)
