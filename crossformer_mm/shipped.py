@@ -8,10 +8,10 @@
 """
 
 import argparse
-import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import yaml
@@ -56,9 +56,9 @@ def find_config(name: str) -> Path:
     if path.is_file() and path.parent == FOLDER:
         return path
     near = get_close_matches(path.stem, config_names(), n=5, cutoff=0.5)
-    advice = (
-        'near are:\n  ' + '\n  '.join(near) if near else 'without NAME it lists all'
-    )
+    advice = 'crossformer-config without a name lists all'
+    if near:
+        advice = 'near are:\n  ' + '\n  '.join(near)
     fail(f'there is no config {name!r}; {advice}')
 
 
@@ -68,13 +68,13 @@ def copy_config(path: Path, folder: Path) -> Path:
     if target.exists():
         fail(f'{target} is there already: choose another folder, or remove it')
     config = Config.fromfile(path)
-    part = target.with_suffix(f'.{os.getpid()}.part')
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(config.pretty_text)
-        part.rename(target)
+        # The copy appears complete or not at all.
+        with TemporaryDirectory(prefix='.', dir=folder) as workshop:
+            Path(workshop, path.name).write_text(config.pretty_text)
+            Path(workshop, path.name).rename(target)
     except OSError as error:
-        part.unlink(missing_ok=True)
         fail(f'{target} cannot be written: {error}')
     return target
 

@@ -21,9 +21,15 @@ MODELS_IN_INDEX = {
     for path in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
     for model in yaml.safe_load((ROOT / path).read_text())['Models']
 }
-# RetinaNet on ++S is published with the parameters of RetinaNet on S; 33.0 M is right:
-# Mask R-CNN has 7.2 M less on ++S as well.
-MISPRINTS = {'retinanet_crossformerpp_s_fpn_1x_coco'}
+# Counts that are not the published ones, in millions.
+DEVIATIONS = {
+    # Published as 40.8, which is the count on S. Mask R-CNN has 7.2 M less on ++S than
+    # on S as well.
+    'retinanet_crossformerpp_s_fpn_1x_coco': 33.0,
+    # 83.645, published as 83.7. The step from B to ++B, the cooling layers, is 0.023
+    # everywhere, and B is 83.622, published as 83.6.
+    'upernet_crossformerpp_b_160k_ade20k': 83.6,
+}
 
 
 def build(cfg):
@@ -43,9 +49,9 @@ def test_builds_with_the_published_number_of_parameters(path):
         model = build(cfg)
     metadata = MODELS_IN_INDEX.get(path.stem, {}).get('Metadata', {})
     published = metadata.get('Parameters (M)')
-    if published and path.stem not in MISPRINTS:
+    if published:
         millions = sum(p.numel() for p in model.parameters()) / 1e6
-        assert round(millions, 1) == published
+        assert round(millions, 1) == DEVIATIONS.get(path.stem, published)
 
 
 @pytest.mark.parametrize('path', PUBLISHED_CONFIGS, ids=name_of)
@@ -73,7 +79,8 @@ def test_every_published_config_is_in_the_index():
 def test_detectors_are_trained_as_published(head):
     cfg = Config.fromfile(FOLDER / f'{head}_crossformer_b_fpn_1x_coco.py')
     optimizer = dict(type='AdamW', lr=1e-4, weight_decay=1e-4)
-    assert cfg.optim_wrapper == dict(type='OptimWrapper', optimizer=optimizer)
+    assert cfg.optim_wrapper.optimizer == optimizer
+    assert 'clip_grad' not in cfg.optim_wrapper
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.start_factor, warm_up.end, warm_up.by_epoch) == (0.001, 500, False)
     assert (steps.milestones, steps.gamma) == ([8, 11], 0.1)
@@ -144,7 +151,9 @@ def test_ratios_of_multi_scale_testing(head):
 def test_roots_point_all_data_elsewhere(monkeypatch):
     monkeypatch.setenv('COCO_ROOT', '/somewhere')
     monkeypatch.setenv('ADE20K_ROOT', '/somewhere')
-    for path in CONFIGS:
+    # The others inherit from these.
+    roots = [p for p in CONFIGS if '_crossformer_s_' in p.stem or '_mini_' in p.stem]
+    for path in roots:
         cfg = Config.fromfile(path)
         for split in ('train', 'val', 'test'):
             dataset = cfg[f'{split}_dataloader'].dataset
@@ -226,18 +235,19 @@ def test_a_step_of_training_and_of_testing(path, mini_coco, mini_ade20k, monkeyp
 
 @pytest.mark.parametrize('backbone', ['CrossFormer_S', 'crossformer_mm.CrossFormer_S'])
 @pytest.mark.parametrize(
-    'base',
+    ('base', 'more'),
     [
-        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
-        'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py',
+        ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', ''),
+        ('mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py', 'pretrained=None,'),
     ],
 )
-def test_own_config_with_one_line_of_custom_imports(base, backbone, tmp_path):
+def test_own_config_with_one_line_of_custom_imports(base, more, backbone, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text(f"""
 _base_ = '{base}'
 custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
 model = dict(
+    {more}
     backbone=dict(_delete_=True, type='{backbone}'),
     neck=dict(in_channels=[96, 192, 384, 768]))
 """)

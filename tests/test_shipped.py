@@ -40,7 +40,7 @@ def test_path(command, name):
     ('name', 'told'),
     [
         ('mask_rcnn_crosformer_s_fpn_1x_coco', f'\n  {NAME}'),
-        ('zzz', 'to list all'),
+        ('zzz', 'without a name lists all'),
         ('_base_/runtime', 'there is no config'),
     ],
 )

@@ -13,6 +13,7 @@ import argparse
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import rich
 import torch
@@ -21,7 +22,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from rich.table import Table
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import crossformer_mm  # noqa: F401 - registers the backbones
 
@@ -95,9 +96,8 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     sample = BaseDataElement(metainfo=dict(shape, scale_factor=(1.0, 1.0)))
     data = dict(inputs=[image], data_samples=[sample])
     data = model.data_preprocessor(data, False)
-    with FlopCounterMode(
-        display=False, custom_mapping={CPU_ATTENTION: sdpa_flop}
-    ) as counter:
+    formulas = {CPU_ATTENTION: attention_flops}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         model(**data, mode='tensor')
     counts = {
         name: sum(operations.values()) // 2  # a multiply-add counts as two there
@@ -112,6 +112,13 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     parts['backbone'] -= sum(backbone_parts(counts).values())
     parts['elsewhere'] = counts['Global'] - parts.total()
     return Counter({part: macs for part, macs in parts.items() if macs})
+
+
+def attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
+) -> int:
+    """Count an attention by the shapes of its arguments."""
+    return sdpa_flop_count(query, key, value)
 
 
 def backbone_parts(counts: dict[str, int]) -> Counter[str]:

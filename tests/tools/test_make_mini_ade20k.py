@@ -66,8 +66,11 @@ def test_labels_lie_where_the_objects_are(mini: Path, monkeypatch) -> None:
         inside = visible.reshape(96, SUPERSAMPLE, 96, SUPERSAMPLE).all((1, 3))
         assert inside.any()
         assert (labels[inside] == LABELS[name][0]).all()
-        error = image[inside][:, ::-1].astype(int) - scene.image[inside]
-        assert np.abs(error).mean() < 8
+        # Only the background is tinted; JPEG blurs the colours near outlines.
+        core = cv2.erode(inside.astype(np.uint8), np.ones((13, 13))) > 0
+        if core.any():
+            error = image[core][:, ::-1].astype(int) - scene.image[core]
+            assert np.abs(error).mean() < 8
 
 
 def test_mmseg_ignores_the_unlabelled(mini: Path) -> None:
