@@ -21,7 +21,7 @@ class Segmentor(nn.Module):
         super().__init__()
         arch = dict(embed_dims=WIDTH, depths=DEPTHS, num_heads=HEADS)
         self.backbone = CrossFormer(arch, out_indices=(0, 1), **kwargs)
-        self.decode_head = nn.Conv2d(2 * WIDTH, 5, 1)
+        self.decode_head = nn.Sequential(nn.Conv2d(2 * WIDTH, 5, 1))
 
     def data_preprocessor(self, data, training):
         return dict(inputs=data['inputs'][0][None].float())
