@@ -81,8 +81,8 @@ def test_configs_are_found_from_any_folder(outside):
 @pytest.mark.parametrize('tool', COMMANDS)
 def test_mim_runs_every_tool(outside, tool):
     call, _ = outside
-    result = call(MIM, 'run', 'crossformer_mm', tool, '--help')
-    assert result.returncode == 0, result.stdout
+    # mim keeps --help to itself, and refuses it to packages that are not OpenMMLab's.
+    result = call(MIM, 'run', 'crossformer_mm', tool, '--no-such-option')
     assert f'usage: {tool}.py' in result.stdout
 
 
