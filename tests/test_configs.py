@@ -178,7 +178,7 @@ def test_small_memory_fits_any_config(path, tmp_path):
     assert cfg.model.backbone == dict(
         plain.model.backbone, with_cp=True, lda_mode='group'
     )
-    assert cfg.train_dataloader == dict(plain.train_dataloader, batch_size=1)
+    assert cfg.train_dataloader == dict(plain.train_dataloader, batch_size=2)
     assert cfg.optim_wrapper == dict(plain.optim_wrapper, type='AmpOptimWrapper')
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
 
