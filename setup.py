@@ -14,8 +14,8 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['crossformer_mm*']),
-    # Links to configs/ and tools/, where `mim run crossformer_mm TOOL` looks for them.
-    package_data={'crossformer_mm': ['.mim/**/*.py', '.mim/**/*.yml']},
+    # Links to configs/, tools/ and what these read, where `mim run` looks for them.
+    package_data={'crossformer_mm': ['.mim/**/*.py', '.mim/**/*.yml', '.mim/**/*.txt']},
     entry_points={
         'console_scripts': ['crossformer-config = crossformer_mm.shipped:main']
     },

@@ -84,7 +84,7 @@ def test_mim_runs_every_tool(outside, tool):
     # mim keeps --help to itself, and refuses it to packages that are not OpenMMLab's.
     result = call(MIM, 'run', 'crossformer_mm', tool, '--no-such-option')
     # The doctor takes no options and reports.
-    told = 'mmengine' if tool == 'check_env' else f'usage: {tool}.py'
+    told = 'mmengine ' if tool == 'check_env' else f'usage: {tool}.py'
     assert told in result.stdout
 
 
