@@ -9,22 +9,18 @@ the groups need, the position bias's MLP and the products of queries, keys and v
 Sums, norms and activations are not counted. Papers call the figure GFLOPs.
 """
 
-import argparse
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import rich
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
+from model_cost import cost_parser, load_config
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-
-import crossformer_mm  # noqa: F401 - registers the backbones
 
 # The parts of a CrossFormer, by the names of its modules; the first that fits counts.
 PARTS = {
@@ -41,10 +37,8 @@ CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 def main() -> None:
     """Print the table of a config."""
-    args = parse_args()
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    init_default_scope(cfg.default_scope)
+    args = cost_parser(__doc__.splitlines()[0]).parse_args()
+    cfg = load_config(args)
     model = MODELS.build(cfg.model).eval()
     parts = count(model, *args.shape)
     parameters = {
@@ -66,28 +60,6 @@ def main() -> None:
     rich.print(table)
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config', metavar='CONFIG', type=Path)
-    parser.add_argument(
-        '--shape',
-        nargs=2,
-        type=int,
-        required=True,
-        metavar=('H', 'W'),
-        help='height and width of the image in pixels',
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help="change the config, such as model.backbone.lda_mode='group'",
-    )
-    return parser.parse_args()
-
-
 @torch.no_grad()
 def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     """Count the multiply-adds of one image, per part of the model."""
@@ -104,12 +76,11 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
         for name, operations in counter.get_flop_counts().items()
     }
     root = type(model).__name__
-    parts: Counter[str] = Counter()
+    parts = backbone_parts(counts)
+    inside = parts.total()
     for name, child in model.named_children():
-        if name == 'backbone':
-            parts.update(backbone_parts(counts))
         parts[name] = module_count(counts, f'{root}.{name}', child)
-    parts['backbone'] -= sum(backbone_parts(counts).values())
+    parts['backbone'] -= inside
     parts['elsewhere'] = counts['Global'] - parts.total()
     return Counter({part: macs for part, macs in parts.items() if macs})
 

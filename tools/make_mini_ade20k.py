@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import rich
 from mini_scenes import PATTERNS, SHAPES, SUPERSAMPLE, Scene, make_scene
-from mini_set import new_folder, parse_args
+from mini_set import new_folder, parse_args, write_jpeg
 from rich.progress import track
 from rich.table import Table
 
@@ -38,7 +38,6 @@ TINTS = {
     'tiles': (1.05, 0.98, 0.76),
 }
 SPLITS = {'training': 'train', 'validation': 'val'}  # folder: part of a file's name
-JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
 def main() -> None:
@@ -64,10 +63,9 @@ def write_split(
     for index, seed in enumerate(track(seeds, description=split), start=1):
         scene = make_scene(seed, size)
         labels = label_map(scene)
-        _, jpeg = cv2.imencode('.jpg', tinted(scene)[..., ::-1], JPEG_QUALITY)
         _, png = cv2.imencode('.png', labels)
         name = f'ADE_{SPLITS[split]}_{index:08d}'
-        (folders[0] / f'{name}.jpg').write_bytes(jpeg.tobytes())
+        write_jpeg(folders[0] / f'{name}.jpg', tinted(scene))
         (folders[1] / f'{name}.png').write_bytes(png.tobytes())
         counts.update(dict(zip(*np.unique(labels, return_counts=True))))
     return counts

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import rich
 from mini_scenes import MAX_OBJECTS, SHAPES, SUPERSAMPLE, Scene, make_scene
-from mini_set import new_folder, parse_args
+from mini_set import new_folder, parse_args, write_jpeg
 from pycocotools import mask as coco_mask
 from rich.progress import track
 from rich.table import Table
@@ -41,7 +41,6 @@ ID_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # COCO dropped these categor
 SMALLEST_PIECE = 4  # pixels; a smaller visible bit of an object gets no polygon
 TOLERANCE = 0.25  # pixels a polygon may stray from the drawn outline
 SIZES = {'small': 32**2, 'medium': 96**2, 'large': float('inf')}  # areas, as in COCO
-JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
 INFO = {
     'description': 'Mini COCO: drawn scenes in the layout of COCO 2017',
     'url': '',
@@ -82,8 +81,7 @@ def write_split(
     for index, image_id in enumerate(track(ids, description=name)):
         scene = make_scene([*seed, index], size)
         image = describe_image(image_id, size)
-        _, jpeg = cv2.imencode('.jpg', scene.image[..., ::-1], JPEG_QUALITY)
-        (folder / image['file_name']).write_bytes(jpeg.tobytes())
+        write_jpeg(folder / image['file_name'], scene.image)
         images.append(image)
         annotations += annotate(scene, image_id)
     content = {

@@ -8,6 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
+import cv2
+import numpy as np
+
+JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
+
 
 def parse_args(description: str) -> argparse.Namespace:
     """Read the command line: OUT, and the number and size of the images."""
@@ -51,6 +56,12 @@ def new_folder(out: Path) -> Iterator[Path]:
             root.rename(target)
     except OSError as error:
         fail(f'{out} cannot be written: {error}')
+
+
+def write_jpeg(path: Path, image: np.ndarray) -> None:
+    """Write an RGB image, ``[H, W, 3]``, uint8."""
+    _, jpeg = cv2.imencode('.jpg', image[..., ::-1], JPEG_QUALITY)
+    path.write_bytes(jpeg.tobytes())
 
 
 def fail(message: str) -> NoReturn:
