@@ -1,4 +1,3 @@
-import importlib
 import subprocess
 import sys
 
@@ -56,23 +55,19 @@ def test_prefix_form_and_child_scopes_find_it():
 
 def test_importing_twice_registers_once():
     """Also when a notebook throws the modules away and imports them anew."""
-    before = set(MODELS.module_dict)
-    saved = {k: v for k, v in sys.modules.items() if k.startswith('crossformer_mm')}
-    try:
-        for name in saved:
-            del sys.modules[name]
-        with DefaultScope.overwrite_default_scope('mmdet'):
-            importlib.import_module('crossformer_mm')
-        assert set(MODELS.module_dict) == before
-    finally:
-        for name in [k for k in sys.modules if k.startswith('crossformer_mm')]:
-            del sys.modules[name]
-        sys.modules.update(saved)
-        for name in VARIANTS:
-            MODELS.register_module(
-                name=name, module=getattr(crossformer_mm, name), force=True
-            )
-        MODELS.register_module(module=crossformer_mm.CrossFormer, force=True)
+    code = (
+        'import sys\n'
+        'from mmengine.registry import MODELS, DefaultScope\n'
+        'import crossformer_mm\n'
+        'before = set(MODELS.module_dict)\n'
+        'for name in [k for k in sys.modules if k.startswith("crossformer_mm")]:\n'
+        '    del sys.modules[name]\n'
+        'with DefaultScope.overwrite_default_scope("mmdet"):\n'
+        '    import crossformer_mm as anew\n'
+        'assert set(MODELS.module_dict) == before\n'
+        'assert MODELS.get("CrossFormer_S") is anew.CrossFormer_S\n'
+    )  # in a process of its own: this one keeps its registered classes
+    subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_import_needs_torch_and_mmengine_alone():
