@@ -11,16 +11,14 @@ Sums, norms and activations are not counted. Papers call the figure GFLOPs.
 
 import re
 from collections import Counter
-from typing import Any
 
 import rich
 import torch
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
-from model_cost import cost_parser, load_config
+from model_cost import cost_parser, flop_counter, load_config
 from rich.table import Table
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 # The parts of a CrossFormer, by the names of its modules; the first that fits counts.
 PARTS = {
@@ -31,8 +29,6 @@ PARTS = {
     r'\.mlp$': 'MLP',
     r'\.ex_conv$': 'ACL: amplitude cooling',
 }
-# torch's counter does not know the CPU's kernel.
-CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def main() -> None:
@@ -68,8 +64,7 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     sample = BaseDataElement(metainfo=dict(shape, scale_factor=(1.0, 1.0)))
     data = dict(inputs=[image], data_samples=[sample])
     data = model.data_preprocessor(data, False)
-    formulas = {CPU_ATTENTION: attention_flops}
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+    with flop_counter() as counter:
         model(**data, mode='tensor')
     counts = {
         name: sum(operations.values()) // 2  # a multiply-add counts as two there
@@ -83,13 +78,6 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     parts['backbone'] -= inside
     parts['elsewhere'] = counts['Global'] - parts.total()
     return Counter({part: macs for part, macs in parts.items() if macs})
-
-
-def attention_flops(
-    query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
-) -> int:
-    """Count an attention by the shapes of its arguments."""
-    return sdpa_flop_count(query, key, value)
 
 
 def backbone_parts(counts: dict[str, int]) -> Counter[str]:

@@ -1,12 +1,18 @@
-"""What the tools that tell the cost of a config's network share."""
+"""What the tools that tell the cost of a network share."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import crossformer_mm  # noqa: F401 - registers the backbones
+
+# torch's counter does not know the CPU's kernel.
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def cost_parser(description: str) -> argparse.ArgumentParser:
@@ -37,3 +43,17 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.merge_from_dict(args.cfg_options or {})
     init_default_scope(cfg.default_scope)
     return cfg
+
+
+def flop_counter() -> FlopCounterMode:
+    """Make torch's counter, which counts attention on a CPU as well."""
+    return FlopCounterMode(
+        display=False, custom_mapping={CPU_ATTENTION: attention_flops}
+    )
+
+
+def attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
+) -> int:
+    """Count an attention by the shapes of its arguments."""
+    return sdpa_flop_count(query, key, value)

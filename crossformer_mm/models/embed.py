@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_kernels
+from .partition import ceil_div
 
 
 class _CrossScaleConv(nn.ModuleList):
@@ -39,7 +40,8 @@ class _CrossScaleConv(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to ``[B, H', W', C']``, H' = ceil(H / stride)."""
         # A side that is no multiple of the stride gets zeros, as beyond any border.
-        x = F.pad(x, (0, -x.shape[3] % self.stride, 0, -x.shape[2] % self.stride))
+        height, width = (ceil_div(side, self.stride) * self.stride for side in x.shape[2:])
+        x = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
         return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
 
 

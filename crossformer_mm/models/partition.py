@@ -9,12 +9,24 @@ tokens, and the tokens of a window whose row and column are equal modulo
 All functions are pure; what depends on shapes alone is computed once per shape.
 """
 
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def once_per_shape(function: Callable) -> Callable:
+    """Keep the results of the last shapes; a compiler's shapes are symbols, not kept."""
+    kept = lru_cache(maxsize=32)(function)
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        return (function if torch.compiler.is_compiling() else kept)(*args)
+
+    return call
 
 
 class Grouping(NamedTuple):
@@ -96,7 +108,7 @@ def ungroup_tokens(x: Tensor, grouping: Grouping, height: int, width: int) -> Te
     return x[:, :height, :width]
 
 
-@lru_cache(maxsize=32)
+@once_per_shape
 def padding_mask(
     height: int, width: int, grouping: Grouping, device: torch.device
 ) -> Tensor | None:
@@ -114,7 +126,7 @@ def padding_mask(
 
 def ceil_div(a: int, b: int) -> int:
     """Divide and round up."""
-    return -(-a // b)
+    return (a + b - 1) // b
 
 
 def _windows(height: int, width: int, grouping: Grouping) -> tuple[int, int]:

@@ -1,9 +1,14 @@
 """Position bias inside an attention group."""
 
-from functools import lru_cache, partial
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from .partition import once_per_shape
+
+TABLES_KEPT = 16  # per module: multi-scale testing has 6 sizes
 
 
 class DynamicPositionBias(nn.Module):
@@ -38,7 +43,18 @@ class DynamicPositionBias(nn.Module):
         )
 
     def table(self, rows: int, cols: int) -> Tensor:
-        """Evaluate every offset of a group: ``[heads, 2 rows - 1, 2 cols - 1]``."""
+        """Return the bias of every offset: ``[heads, 2 rows - 1, 2 cols - 1]``.
+
+        It is evaluated once per forward pass, and without gradients once per shape
+        until the weights change.
+        """
+        lasting = not (self.training or torch.is_grad_enabled())
+        if lasting and not torch.compiler.is_compiling():
+            return _kept_table(self, rows, cols)
+        return self.evaluate(rows, cols)
+
+    def evaluate(self, rows: int, cols: int) -> Tensor:
+        """Run the MLP on every offset: ``[heads, 2 rows - 1, 2 cols - 1]``."""
         weight = self.pos_proj.weight
         # Half precision cannot hold the offsets of a large group exactly.
         with torch.autocast(weight.device.type, enabled=False):
@@ -59,7 +75,33 @@ class DynamicPositionBias(nn.Module):
         return windows.flip(-2, -1).reshape(-1, rows * cols, rows * cols)
 
 
-@lru_cache(maxsize=32)
+# The weights and the tables made of them, of each module. They lie beside the modules,
+# so that copying, moving, saving or pickling a module never meets them.
+_kept: WeakKeyDictionary[nn.Module, tuple[Tensor, dict[tuple[int, int], Tensor]]] = (
+    WeakKeyDictionary()
+)
+
+
+def _kept_table(bias: DynamicPositionBias, rows: int, cols: int) -> Tensor:
+    """Look a table up, or evaluate it where the weights are others than then.
+
+    The weights, some thousand numbers, are compared rather than their version counters:
+    MMEngine's EMA swaps weights by ``param.data``, which no counter notices.
+    """
+    weights = torch.cat([param.detach().flatten() for param in bias.parameters()])
+    known, tables = _kept.get(bias, (weights[:0], {}))
+    same_kind = (known.dtype, known.device) == (weights.dtype, weights.device)
+    if not (same_kind and torch.equal(known, weights)):
+        tables = {}
+        _kept[bias] = weights, tables
+    if (rows, cols) not in tables:
+        if len(tables) == TABLES_KEPT:
+            del tables[next(iter(tables))]  # the oldest
+        tables[rows, cols] = bias.evaluate(rows, cols)
+    return tables[rows, cols]
+
+
+@once_per_shape
 def offsets(rows: int, cols: int, device: torch.device) -> Tensor:
     """List the offsets (query minus key): ``[2 rows - 1, 2 cols - 1, 2]``."""
     return torch.stack(

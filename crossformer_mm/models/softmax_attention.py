@@ -11,7 +11,9 @@ Shapes: ``qkv [G, N, 3 C]`` for G groups of N tokens, ``bias [heads, N, N]``,
 ``padding [G, N]``, True where a token is padding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,17 +73,7 @@ class _BlockwiseAttention(torch.autograd.Function):
         heads: int,
         scale: float,
     ) -> Tensor:
-        if padding is None:
-            out = plain_attention(qkv, bias, None, heads, scale)
-        else:
-            # With padding the mask differs between groups.
-            tokens = qkv.shape[1]
-            out = torch.cat(
-                [
-                    plain_attention(qkv[some], bias, padding[some], heads, scale)
-                    for some in _chunks(len(qkv), heads * tokens**2, qkv.device)
-                ]
-            )
+        out = attention_forward(qkv, bias, padding, heads, scale)
         ctx.save_for_backward(qkv, bias, padding, out)
         ctx.heads, ctx.scale = heads, scale
         return out
@@ -90,34 +82,98 @@ class _BlockwiseAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         qkv, bias, padding, out = ctx.saved_tensors
-        groups, tokens, _ = qkv.shape
-        grad_qkv = torch.zeros_like(qkv)
-        grad_bias = None if bias is None else torch.zeros_like(bias)
-        queries = min(tokens, BLOCK_QUERIES)
-        for some in _chunks(groups, ctx.heads * queries * tokens, qkv.device):
-            q, k, v = _split(qkv[some], ctx.heads)
-            grad_q, grad_k, grad_v = _split(grad_qkv[some], ctx.heads)
-            o, grad_o = _heads(out[some], ctx.heads), _heads(grad_out[some], ctx.heads)
-            # The softmax's gradient subtracts each row's sum of weight * gradient,
-            # which equals this product (FlashAttention, section 3.1).
-            delta = (o * grad_o).sum(-1, keepdim=True)
-            for i in range(0, tokens, BLOCK_QUERIES):
-                rows = slice(i, i + BLOCK_QUERIES)
-                q_rows, grad_o_rows = q[:, :, rows] * ctx.scale, grad_o[:, :, rows]
-                scores = q_rows @ k.transpose(2, 3)
-                if bias is not None:
-                    scores += bias[:, rows]
-                if padding is not None:
-                    scores += _hide(padding[some], scores.dtype)
-                weights = scores.softmax(-1)
-                grad_v += weights.transpose(2, 3) @ grad_o_rows
-                grad_scores = grad_o_rows @ v.transpose(2, 3)
-                grad_scores.sub_(delta[:, :, rows]).mul_(weights)
-                grad_k += grad_scores.transpose(2, 3) @ q_rows
-                grad_q[:, :, rows] = grad_scores @ k * ctx.scale
-                if bias is not None:
-                    grad_bias[:, rows] += grad_scores.sum(0)
-        return grad_qkv, grad_bias, None, None, None
+        grad_qkv, grad_bias = attention_backward(
+            grad_out, qkv, bias, padding, out, ctx.heads, ctx.scale
+        )
+        return grad_qkv, None if bias is None else grad_bias, None, None, None
+
+
+def one_node(shapes: Callable[..., Any]) -> Callable[[Callable], Callable]:
+    """Make a function a single node for torch.compile.
+
+    Traced, its loops over blocks would be unrolled, anew for each size of image.
+
+    Args:
+        shapes (Callable): Makes empty results from the same arguments.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        if not hasattr(torch.library, 'custom_op'):  # before torch 2.4
+            return function
+        name = f'crossformer_mm::{function.__name__}'
+        node = torch.library.custom_op(name, function, mutates_args=())
+        node.register_fake(shapes)
+
+        @wraps(function)
+        def call(*args: Any) -> Any:
+            # Called as it is where it can be: so a FLOP counter sees what is inside.
+            return (node if torch.compiler.is_compiling() else function)(*args)
+
+        return call
+
+    return decorate
+
+
+@one_node(lambda qkv, *_: qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3))
+def attention_forward(
+    qkv: Tensor, bias: Tensor | None, padding: Tensor | None, heads: int, scale: float
+) -> Tensor:
+    """Attend, in one call or, where a mask differs between groups, in several."""
+    if padding is None:
+        return plain_attention(qkv, bias, None, heads, scale)
+    tokens = qkv.shape[1]
+    return torch.cat(
+        [
+            plain_attention(qkv[some], bias, padding[some], heads, scale)
+            for some in _chunks(len(qkv), heads * tokens**2, qkv.device)
+        ]
+    )
+
+
+@one_node(
+    lambda _, qkv, bias, *__: (
+        torch.empty_like(qkv),
+        qkv.new_empty(0) if bias is None else torch.empty_like(bias),
+    )
+)
+def attention_backward(
+    grad_out: Tensor,
+    qkv: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    out: Tensor,
+    heads: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of qkv and, where there is one, the bias."""
+    groups, tokens, _ = qkv.shape
+    grad_qkv = torch.zeros_like(qkv)
+    grad_bias = qkv.new_empty(0) if bias is None else torch.zeros_like(bias)
+    queries = min(tokens, BLOCK_QUERIES)
+    for some in _chunks(groups, heads * queries * tokens, qkv.device):
+        q, k, v = _split(qkv[some], heads)
+        grad_q, grad_k, grad_v = _split(grad_qkv[some], heads)
+        o, grad_o = _heads(out[some], heads), _heads(grad_out[some], heads)
+        # The softmax's gradient subtracts each row's sum of weight * gradient,
+        # which equals this product (FlashAttention, section 3.1).
+        delta = (o * grad_o).sum(-1, keepdim=True)
+        for i in range(0, tokens, BLOCK_QUERIES):
+            rows = slice(i, i + BLOCK_QUERIES)
+            q_rows, grad_o_rows = q[:, :, rows] * scale, grad_o[:, :, rows]
+            scores = q_rows @ k.transpose(2, 3)
+            if bias is not None:
+                scores += bias[:, rows]
+            if padding is not None:
+                scores += _hide(padding[some], scores.dtype)
+            weights = scores.softmax(-1)
+            grad_v += weights.transpose(2, 3) @ grad_o_rows
+            grad_scores = grad_o_rows @ v.transpose(2, 3)
+            grad_scores.sub_(delta[:, :, rows]).mul_(weights)
+            grad_k += grad_scores.transpose(2, 3) @ q_rows
+            grad_q[:, :, rows] = grad_scores @ k * scale
+            if bias is not None:
+                grad_bias[:, rows] += grad_scores.sum(0)
+    return grad_qkv, grad_bias
 
 
 def _chunks(groups: int, scores: int, device: torch.device) -> Iterator[slice]:

@@ -1,0 +1,155 @@
+"""Time CrossFormer beside other backbones, in one run on one machine.
+
+    python tools/benchmark.py                  # the table of the README, 45 min on a CPU
+    python tools/benchmark.py --networks "CrossFormer-S group" \
+        --shapes 256x256 512x512 1024x1024 2048x2048 --out work_dirs/scaling
+
+Each measurement is a process of its own, and the networks take turns, so that a machine
+that slows down slows all of them. Ratios are to the first network. What was measured is
+appended to OUT/benchmark.csv line by line; the table of medians and OUT/benchmark.png
+are made from it at the end. On a GPU, `--fit GIB` also looks for the largest training
+batch in that much memory.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmark_report import report
+from rich.progress import track
+
+WORKER = Path(__file__).with_name('benchmark_worker.py')
+DENSE = dict(type='CrossFormer_S', group_size=(7, 7, 7, 7), crs_interval=(8, 4, 2, 1))
+NETWORKS = {
+    'Swin-T': dict(
+        type='mmdet.SwinTransformer',
+        embed_dims=96,
+        depths=(2, 2, 6, 2),
+        num_heads=(3, 6, 12, 24),
+        drop_path_rate=0.2,  # as CrossFormer-S has by default
+    ),
+    'PVTv2-B2': dict(
+        type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=(3, 4, 6, 3)
+    ),
+    'ResNet-50': dict(type='mmdet.ResNet', depth=50, norm_eval=False),
+    'CrossFormer-S interval': dict(DENSE, lda_mode='interval'),
+    'CrossFormer-S group': dict(DENSE, lda_mode='group'),
+}
+COLUMNS = (
+    'task network height width batch device dtype with_cp compile '
+    'seconds peak_mib idle_mib gmacs gflops largest_batch'
+).split()
+
+Job = dict[str, Any]
+
+
+def main() -> None:
+    """Measure, then report."""
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / 'benchmark.csv'
+    if path.exists():
+        sys.exit(f'{path} is there already: move it or name another folder with --out.')
+    todo = list(jobs(args))
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for job in track(todo, 'Measuring'):
+            writer.writerow(job | measure(job, args.fit))
+            file.flush()
+    report(path)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add(
+        '--networks',
+        nargs='+',
+        choices=NETWORKS,
+        default=list(NETWORKS),
+        metavar='NAME',
+        help=f'of {", ".join(NETWORKS)} (default: all)',
+    )
+    add(
+        '--shapes',
+        nargs='+',
+        type=shape,
+        default=[(224, 224), (512, 512), (800, 1344)],
+        metavar='HxW',
+        help='sizes of the images (default: 224x224 512x512 800x1344)',
+    )
+    add(
+        '--tasks',
+        nargs='+',
+        choices=('eval', 'train'),
+        default=['eval', 'train'],
+        help='eval: forward; train: forward and backward (default: both)',
+    )
+    add('--repeats', type=int, default=3, metavar='N', help='default: 3')
+    add('--batch', type=int, default=1, metavar='N', help='images (default: 1)')
+    add('--device', choices=('cpu', 'cuda'), default='cpu', help='default: cpu')
+    add(
+        '--dtype',
+        choices=('float32', 'bfloat16', 'float16'),
+        default='float32',
+        help='of autocast; float32 is without (default: float32)',
+    )
+    add('--with-cp', action='store_true', help='recompute blocks in backward')
+    add('--compile', action='store_true', help='torch.compile each network')
+    add('--fit', type=float, metavar='GIB', help='GPU memory to fill with a batch')
+    add('--out', type=Path, default=Path('work_dirs/benchmark'), metavar='OUT')
+    args = parser.parse_args()
+    if args.fit and args.device != 'cuda':
+        parser.error('--fit needs --device cuda')
+    if args.with_cp and 'PVTv2-B2' in args.networks:
+        parser.error('PVTv2-B2 has no with_cp: name other networks with --networks')
+    return args
+
+
+def shape(text: str) -> tuple[int, int]:
+    """Read a size such as 800x1344."""
+    if not re.fullmatch(r'\d+x\d+', text):
+        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 800x1344')
+    height, width = map(int, text.split('x'))
+    return height, width
+
+
+def jobs(args: argparse.Namespace) -> Iterator[Job]:
+    """List what to measure, the networks in turn within each repeat."""
+    machine = dict(device=args.device, dtype=args.dtype)
+    options = dict(batch=args.batch, with_cp=args.with_cp, compile=args.compile)
+
+    def each(task: str) -> Iterator[Job]:
+        for (height, width), name in itertools.product(args.shapes, args.networks):
+            yield dict(task=task, network=name, height=height, width=width) | machine
+
+    yield from each('count')
+    for _ in range(args.repeats):
+        yield dict(task='matmul') | machine
+        for task in args.tasks:
+            yield from (job | options for job in each(task))
+    if args.fit:
+        yield from (job | options | dict(batch='') for job in each('fit'))
+
+
+def measure(job: Job, fit_gib: float | None) -> Job:
+    """Do one job in a process of its own."""
+    order = job | dict(network=NETWORKS.get(job.get('network')), fit_gib=fit_gib)
+    command = [sys.executable, WORKER, json.dumps(order)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f'{done.stderr}\n{job} failed, see above.')
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == '__main__':
+    main()

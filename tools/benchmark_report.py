@@ -1,0 +1,136 @@
+"""Make the table and the picture of a `benchmark.csv` again.
+
+    python tools/benchmark_report.py work_dirs/benchmark/benchmark.csv
+
+The picture shows time and memory over the pixels of the image, with the exponent that
+fits them best: 1 is linear.
+"""
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import rich
+from matplotlib.figure import Figure
+from rich.table import Table
+
+TASKS = {'eval': 'forward', 'train': 'forward and backward'}
+Rows = list[dict[str, str]]
+# Network, (height, width), task: a median.
+Medians = dict[tuple[str, tuple[int, int], str], float]
+
+
+def main() -> None:
+    """Report on the file of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('csv', type=Path, metavar='CSV')
+    report(parser.parse_args().csv)
+
+
+def report(path: Path) -> None:
+    """Print the table of a file of measurements and draw the picture beside it."""
+    with path.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    picture = path.with_suffix('.png')
+    rich.print(table(rows))
+    draw(rows).savefig(picture, dpi=150)
+    print(f'Measurements: {path}\nPicture: {picture}')
+
+
+def medians(rows: Rows, column: str) -> Medians:
+    """Take the median of a column over the repeats."""
+    values = defaultdict(list)
+    for row in rows:
+        if row[column]:
+            size = int(row['height'] or 0), int(row['width'] or 0)
+            values[row['network'], size, row['task']].append(float(row[column]))
+    return {key: statistics.median(some) for key, some in values.items()}
+
+
+def table(rows: Rows) -> Table:
+    """Tabulate the medians, their ratios to the first network and the rate reached."""
+    settings = next(row for row in rows if row['task'] in TASKS)
+    seconds, memory = medians(rows, 'seconds'), medians(rows, 'peak_mib')
+    macs, batches = medians(rows, 'gmacs'), medians(rows, 'largest_batch')
+    rate = medians(rows, 'gflops')['', (0, 0), 'matmul']
+    first = settings['network']
+    title = f'{settings["device"]}, {settings["dtype"]}, batch {settings["batch"]}'
+    for option in ('with_cp', 'compile'):
+        if settings[option] == 'True':
+            title += f', {option}'
+    result = Table(
+        title=f'{title}; {rate:.0f} GFLOP/s in a matrix product',
+        caption=f'x: ratio to {first}. Rate: multiply-adds of one forward pass, three '
+        'in training, against the matrix product.',
+    )
+    for name in ('task', 'size', 'network'):
+        result.add_column(name)
+    for name in ('ms', 'x', 'MiB', 'x', 'images/s', 'rate'):
+        result.add_column(name, justify='right')
+    if batches:
+        result.add_column('largest batch', justify='right')
+    before = None
+    for (network, size, task), took in sorted(
+        seconds.items(), key=lambda item: (item[0][2], item[0][1])
+    ):
+        batch = int(settings['batch'])
+        passes = 3 if task == 'train' else 1
+        flops = 2e9 * macs[network, size, 'count'] * passes * batch
+        if before not in (None, (size, task)):
+            result.add_section()
+        before = size, task
+        result.add_row(
+            task,
+            f'{size[0]} x {size[1]}',
+            network,
+            f'{took * 1000:.0f}',
+            f'{took / seconds[first, size, task]:.2f}',
+            f'{memory[network, size, task]:.0f}',
+            f'{memory[network, size, task] / memory[first, size, task]:.2f}',
+            f'{batch / took:.2f}',
+            f'{flops / took / (rate * 1e9):.0%}',
+            f'{batches[network, size, "fit"]:.0f}'
+            if batches and task == 'train'
+            else '',
+        )
+    return result
+
+
+def draw(rows: Rows) -> Figure:
+    """Draw time and memory over pixels."""
+    tasks = [task for task in TASKS if any(row['task'] == task for row in rows)]
+    networks = list(dict.fromkeys(row['network'] for row in rows if row['network']))
+    figure = Figure(figsize=(11, 4.5 * len(tasks)), layout='constrained')
+    axes = figure.subplots(len(tasks), 2, squeeze=False)
+    seconds, memory = medians(rows, 'seconds'), medians(rows, 'peak_mib')
+    idle = medians(rows, 'idle_mib')
+    memory = {key: value - idle[key] for key, value in memory.items()}
+    for task, pair in zip(tasks, axes):
+        for ax, values, unit in zip(
+            pair, (seconds, memory), ('time, s', 'memory, MiB')
+        ):
+            for network in networks:
+                sizes = sorted(s for n, s, t in values if (n, t) == (network, task))
+                pixels = [height * width / 1e6 for height, width in sizes]
+                ys = [values[network, size, task] for size in sizes]
+                label = network
+                if len(sizes) > 1:
+                    label += f': exponent {exponent(pixels, ys):.2f}'
+                ax.loglog(pixels, ys, 'o-', label=label)
+            ax.set(xlabel='megapixels', ylabel=f'{unit}, {TASKS[task]}')
+            ax.grid(which='both', alpha=0.25)
+            ax.spines[['top', 'right']].set_visible(False)
+            ax.legend(frameon=False)
+    return figure
+
+
+def exponent(pixels: list[float], values: list[float]) -> float:
+    """Fit ``value = a * pixels ** exponent`` by least squares of the logarithms."""
+    return float(np.polyfit(np.log(pixels), np.log(values), 1)[0])
+
+
+if __name__ == '__main__':
+    main()
