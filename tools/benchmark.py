@@ -1,6 +1,6 @@
 """Time CrossFormer beside other backbones, in one run on one machine.
 
-    python tools/benchmark.py                  # the table of the README, 45 min on a CPU
+    python tools/benchmark.py
     python tools/benchmark.py --networks "CrossFormer-S group" \
         --shapes 256x256 512x512 1024x1024 2048x2048 --out work_dirs/scaling
 
@@ -43,9 +43,9 @@ NETWORKS = {
     'CrossFormer-S group': dict(DENSE, lda_mode='group'),
 }
 COLUMNS = (
-    'task network height width batch device dtype with_cp compile '
-    'seconds peak_mib idle_mib gmacs gflops largest_batch'
-).split()
+    *('task', 'network', 'height', 'width', 'batch', 'device', 'dtype', 'with_cp'),
+    *('compile', 'seconds', 'peak_mib', 'idle_mib', 'gmacs', 'gflops', 'largest_batch'),
+)
 
 Job = dict[str, Any]
 

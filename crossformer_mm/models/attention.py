@@ -1,9 +1,10 @@
 """Attention within groups: long short distance attention (LSDA)."""
 
+import torch
 from torch import Tensor, nn
 
 from .checks import check_choice
-from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
+from .partition import Grouping
 from .position_bias import POSITION_BIASES
 from .softmax_attention import blockwise_attention, plain_attention
 
@@ -49,22 +50,12 @@ class GroupAttention(nn.Module):
 
     def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
         """Attend within the groups of a map ``[B, H, W, C]``; the shape stays."""
-        height, width = x.shape[1:3]
-        qkv = group_tokens(self.qkv(x), grouping)
-        padding = padding_mask(height, width, grouping, x.device)
-        if padding is not None:
-            padding = padding.repeat(len(x), 1)
-        bias = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
-        x = self.attend(qkv, bias, padding)
-        x = ungroup_tokens(x, grouping, height, width)
-        return self.proj_drop(self.proj(x))
-
-    def attend(
-        self, qkv: Tensor, bias: Tensor | None, padding: Tensor | None
-    ) -> Tensor:
-        """Attend in each group: ``[B * groups, N, 3 C]`` to ``[B * groups, N, C]``."""
+        table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
+        args = self.qkv(x), table, grouping, self.num_heads, self.scale
         if self.training and self.attn_drop_rate > 0:
-            return plain_attention(
-                qkv, bias, padding, self.num_heads, self.scale, self.attn_drop_rate
-            )
-        return blockwise_attention(qkv, bias, padding, self.num_heads, self.scale)
+            x = plain_attention(*args, drop_rate=self.attn_drop_rate)
+        elif torch.compiler.is_exporting():
+            x = plain_attention(*args)  # of operations that any runtime knows
+        else:
+            x = blockwise_attention(*args)
+        return self.proj_drop(self.proj(x))

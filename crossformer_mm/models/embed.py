@@ -40,8 +40,10 @@ class _CrossScaleConv(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to ``[B, H', W', C']``, H' = ceil(H / stride)."""
         # A side that is no multiple of the stride gets zeros, as beyond any border.
-        height, width = (ceil_div(side, self.stride) * self.stride for side in x.shape[2:])
-        x = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
+        height, width = x.shape[2:]
+        bottom = ceil_div(height, self.stride) * self.stride - height
+        right = ceil_div(width, self.stride) * self.stride - width
+        x = F.pad(x, (0, right, 0, bottom))
         return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
 
 

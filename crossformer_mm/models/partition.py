@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def once_per_shape(function: Callable) -> Callable:
-    """Keep the results of the last shapes; a compiler's shapes are symbols, not kept."""
+    """Keep the results of the last shapes; not a compiler's, which are symbols."""
     kept = lru_cache(maxsize=32)(function)
 
     @wraps(function)

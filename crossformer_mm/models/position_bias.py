@@ -42,11 +42,10 @@ class DynamicPositionBias(nn.Module):
             nn.Linear(in_features, out_features),
         )
 
-    def table(self, rows: int, cols: int) -> Tensor:
-        """Return the bias of every offset: ``[heads, 2 rows - 1, 2 cols - 1]``.
+    def forward(self, rows: int, cols: int) -> Tensor:
+        """Compute the bias of each offset: ``[heads, 2 rows - 1, 2 cols - 1]``.
 
-        It is evaluated once per forward pass, and without gradients once per shape
-        until the weights change.
+        Without gradients that happens once per size, until the weights change.
         """
         lasting = not (self.training or torch.is_grad_enabled())
         if lasting and not torch.compiler.is_compiling():
@@ -62,17 +61,6 @@ class DynamicPositionBias(nn.Module):
             for layer in (self.pos1, self.pos2):
                 x = x + layer(x) if self.residual else layer(x)
             return self.pos3(x).permute(2, 0, 1)
-
-    def forward(self, rows: int, cols: int) -> Tensor:
-        """Compute the bias of query and key in a group of ``rows x cols`` tokens.
-
-        Returns:
-            Tensor: ``[heads, N, N]``, N = rows * cols, queries before keys.
-        """
-        # bias[r, r'] = table[r - r' + rows - 1], and the same along the columns: row
-        # r of the bias is a window of the table that starts at r, read backwards.
-        windows = self.table(rows, cols).unfold(1, rows, 1).unfold(2, cols, 1)
-        return windows.flip(-2, -1).reshape(-1, rows * cols, rows * cols)
 
 
 # The weights and the tables made of them, of each module. They lie beside the modules,

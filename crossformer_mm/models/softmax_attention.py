@@ -5,13 +5,15 @@ the scores of all groups are several times the network's other activations. They
 never held at once here, forward or backward: PyTorch's fused kernels do the forward
 pass; since these give up where the bias needs a gradient, the backward pass recomputes
 the scores block by block, each small enough for a CPU's cache, and sums the bias's
-gradient on the way.
+gradient on the way. The bias of all pairs is as large as the scores of a group and
+spread anew from its table in both passes.
 
-Shapes: ``qkv [G, N, 3 C]`` for G groups of N tokens, ``bias [heads, N, N]``,
+Shapes: G groups of N = rows x cols tokens; ``qkv [B, H, W, 3 C]``, cut to ``[G, N,
+3 C]``; ``table [heads, 2 rows - 1, 2 cols - 1]``, spread to ``bias [heads, N, N]``;
 ``padding [G, N]``, True where a token is padding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any
 
@@ -19,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 
 # Scores in a block, and its queries. On a CPU a block has to fit the cache, on a GPU it
 # has to keep the device busy.
@@ -28,39 +32,36 @@ BLOCK_QUERIES = 64
 
 def plain_attention(
     qkv: Tensor,
-    bias: Tensor | None,
-    padding: Tensor | None,
+    table: Tensor | None,
+    grouping: Grouping,
     heads: int,
     scale: float,
     drop_rate: float = 0.0,
 ) -> Tensor:
-    """Attend in one call; in training this holds all scores.
+    """Attend to all groups in one call; in training this holds all scores.
 
     Args:
-        qkv (Tensor): Query, key and value of each token, ``[G, N, 3 C]``.
-        bias (Tensor, optional): Added to the scores, ``[heads, N, N]``.
-        padding (Tensor, optional): True where a token is no key, ``[G, N]``.
+        qkv (Tensor): Query, key and value of each token, ``[B, H, W, 3 C]``.
+        table (Tensor, optional): Bias of each offset of query and key, added to the
+            scores, ``[heads, 2 rows - 1, 2 cols - 1]``.
+        grouping (Grouping): Cuts the map into groups.
         heads (int): Number of attention heads.
         scale (float): Factor of the scores, before the bias.
         drop_rate (float): Dropout of the attention weights. Defaults to 0.
 
     Returns:
-        Tensor: ``[G, N, C]``.
+        Tensor: ``[B, H, W, C]``.
     """
-    q, k, v = _split(qkv, heads)
-    mask = None if bias is None else bias.to(q.dtype)[None]
-    if padding is not None:
-        hidden = _hide(padding, q.dtype)
-        mask = hidden if mask is None else mask + hidden
-    x = F.scaled_dot_product_attention(q, k, v, mask, drop_rate, scale=scale)
-    return x.transpose(1, 2).flatten(2)
+    bias = spread(table, grouping)
+    x = _attend(*_cut(qkv, grouping), bias, heads, scale, drop_rate)
+    return ungroup_tokens(x, grouping, *qkv.shape[1:3])
 
 
 def blockwise_attention(
-    qkv: Tensor, bias: Tensor | None, padding: Tensor | None, heads: int, scale: float
+    qkv: Tensor, table: Tensor | None, grouping: Grouping, heads: int, scale: float
 ) -> Tensor:
     """Attend as :func:`plain_attention` does, in memory linear in the tokens."""
-    return _BlockwiseAttention.apply(qkv, bias, padding, heads, scale)
+    return _BlockwiseAttention.apply(qkv, table, grouping, heads, scale)
 
 
 class _BlockwiseAttention(torch.autograd.Function):
@@ -68,24 +69,24 @@ class _BlockwiseAttention(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx,
         qkv: Tensor,
-        bias: Tensor | None,
-        padding: Tensor | None,
+        table: Tensor | None,
+        grouping: Grouping,
         heads: int,
         scale: float,
     ) -> Tensor:
-        out = attention_forward(qkv, bias, padding, heads, scale)
-        ctx.save_for_backward(qkv, bias, padding, out)
-        ctx.heads, ctx.scale = heads, scale
+        out = attention_forward(qkv, table, grouping, heads, scale)
+        ctx.save_for_backward(qkv, table, out)
+        ctx.grouping, ctx.heads, ctx.scale = grouping, heads, scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, bias, padding, out = ctx.saved_tensors
-        grad_qkv, grad_bias = attention_backward(
-            grad_out, qkv, bias, padding, out, ctx.heads, ctx.scale
+        qkv, table, out = ctx.saved_tensors
+        grad_qkv, grad_table = attention_backward(
+            grad_out, out, qkv, table, ctx.grouping, ctx.heads, ctx.scale
         )
-        return grad_qkv, None if bias is None else grad_bias, None, None, None
+        return grad_qkv, None if table is None else grad_table, None, None, None
 
 
 def one_node(shapes: Callable[..., Any]) -> Callable[[Callable], Callable]:
@@ -114,45 +115,53 @@ def one_node(shapes: Callable[..., Any]) -> Callable[[Callable], Callable]:
     return decorate
 
 
-@one_node(lambda qkv, *_: qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3))
+@one_node(lambda qkv, *_: qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3))
 def attention_forward(
-    qkv: Tensor, bias: Tensor | None, padding: Tensor | None, heads: int, scale: float
+    qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
     """Attend, in one call or, where a mask differs between groups, in several."""
+    grouping = Grouping(*grouping)
+    bias = spread(table, grouping)
+    x, padding = _cut(qkv, grouping)
     if padding is None:
-        return plain_attention(qkv, bias, None, heads, scale)
-    tokens = qkv.shape[1]
-    return torch.cat(
-        [
-            plain_attention(qkv[some], bias, padding[some], heads, scale)
-            for some in _chunks(len(qkv), heads * tokens**2, qkv.device)
+        out = _attend(x, None, bias, heads, scale)
+    else:
+        groups, tokens, _ = x.shape
+        blocks = [
+            _attend(x[some], padding[some], bias, heads, scale)
+            for some in _chunks(groups, heads * tokens**2, x.device)
         ]
-    )
+        out = torch.cat(blocks)
+    return ungroup_tokens(out, grouping, *qkv.shape[1:3]).contiguous()
 
 
 @one_node(
-    lambda _, qkv, bias, *__: (
-        torch.empty_like(qkv),
-        qkv.new_empty(0) if bias is None else torch.empty_like(bias),
+    lambda _, __, qkv, table, *___: (
+        torch.empty_like(qkv, memory_format=torch.contiguous_format),
+        qkv.new_empty(0 if table is None else table.shape),
     )
 )
 def attention_backward(
     grad_out: Tensor,
-    qkv: Tensor,
-    bias: Tensor | None,
-    padding: Tensor | None,
     out: Tensor,
+    qkv: Tensor,
+    table: Tensor | None,
+    grouping: Sequence[int],
     heads: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of qkv and, where there is one, the bias."""
-    groups, tokens, _ = qkv.shape
-    grad_qkv = torch.zeros_like(qkv)
-    grad_bias = qkv.new_empty(0) if bias is None else torch.zeros_like(bias)
+    """Compute the gradients of qkv and, where there is one, the table."""
+    grouping = Grouping(*grouping)
+    bias = spread(table, grouping)
+    x, padding = _cut(qkv, grouping)
+    out, grad_out = group_tokens(out, grouping), group_tokens(grad_out, grouping)
+    grad_x = torch.zeros_like(x)
+    grad_bias = None if bias is None else torch.zeros_like(bias)
+    groups, tokens, _ = x.shape
     queries = min(tokens, BLOCK_QUERIES)
-    for some in _chunks(groups, heads * queries * tokens, qkv.device):
-        q, k, v = _split(qkv[some], heads)
-        grad_q, grad_k, grad_v = _split(grad_qkv[some], heads)
+    for some in _chunks(groups, heads * queries * tokens, x.device):
+        q, k, v = _split(x[some], heads)
+        grad_q, grad_k, grad_v = _split(grad_x[some], heads)
         o, grad_o = _heads(out[some], heads), _heads(grad_out[some], heads)
         # The softmax's gradient subtracts each row's sum of weight * gradient,
         # which equals this product (FlashAttention, section 3.1).
@@ -173,7 +182,66 @@ def attention_backward(
             grad_q[:, :, rows] = grad_scores @ k * scale
             if bias is not None:
                 grad_bias[:, rows] += grad_scores.sum(0)
-    return grad_qkv, grad_bias
+    # Padding and cutting off undo each other, so do their gradients.
+    grad_qkv = ungroup_tokens(grad_x, grouping, *qkv.shape[1:3])
+    if table is None:
+        return grad_qkv.contiguous(), x.new_empty(0)
+    return grad_qkv.contiguous(), gather(grad_bias, grouping)
+
+
+def spread(table: Tensor | None, grouping: Grouping) -> Tensor | None:
+    """Give each pair of query and key the bias of its offset: ``[heads, N, N]``."""
+    if table is None:
+        return None
+    tokens = grouping.rows * grouping.cols
+    index = _offset_index(grouping, table.device)
+    return table.flatten(1).index_select(1, index).unflatten(1, (tokens, tokens))
+
+
+def gather(grad_bias: Tensor, grouping: Grouping) -> Tensor:
+    """Sum the gradients of all pairs of an offset, as ``spread``'s gradient does."""
+    rows, cols, _ = grouping
+    grad_table = grad_bias.new_zeros(len(grad_bias), (2 * rows - 1) * (2 * cols - 1))
+    index = _offset_index(grouping, grad_bias.device)
+    grad_table.index_add_(1, index, grad_bias.flatten(1))
+    return grad_table.unflatten(1, (2 * rows - 1, 2 * cols - 1))
+
+
+def _offset_index(grouping: Grouping, device: torch.device) -> Tensor:
+    """Find each pair's offset in a flattened table: ``[N * N]``.
+
+    The table starts at the offset of the first query from the last key, so a pair's
+    place in it is the difference of two numbers, one of the query and one of the key.
+    """
+    down = torch.arange(grouping.rows, device=device) * (2 * grouping.cols - 1)
+    place = (down[:, None] + torch.arange(grouping.cols, device=device)).flatten()
+    return (place[:, None] - place + place[-1]).flatten()
+
+
+def _cut(qkv: Tensor, grouping: Grouping) -> tuple[Tensor, Tensor | None]:
+    """Cut a map ``[B, H, W, 3 C]`` into groups and tell which tokens are padding."""
+    padding = padding_mask(*qkv.shape[1:3], grouping, qkv.device)
+    if padding is not None:
+        padding = padding.repeat(len(qkv), 1)
+    return group_tokens(qkv, grouping), padding
+
+
+def _attend(
+    x: Tensor,
+    padding: Tensor | None,
+    bias: Tensor | None,
+    heads: int,
+    scale: float,
+    drop_rate: float = 0.0,
+) -> Tensor:
+    """Attend in each group by PyTorch's kernel: ``[G, N, 3 C]`` to ``[G, N, C]``."""
+    q, k, v = _split(x, heads)
+    mask = None if bias is None else bias.to(q.dtype)[None]
+    if padding is not None:
+        hidden = _hide(padding, q.dtype)
+        mask = hidden if mask is None else mask + hidden
+    x = F.scaled_dot_product_attention(q, k, v, mask, drop_rate, scale=scale)
+    return x.transpose(1, 2).flatten(2)
 
 
 def _chunks(groups: int, scores: int, device: torch.device) -> Iterator[slice]:
@@ -183,9 +251,9 @@ def _chunks(groups: int, scores: int, device: torch.device) -> Iterator[slice]:
         yield slice(i, i + step)
 
 
-def _split(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+def _split(x: Tensor, heads: int) -> tuple[Tensor, ...]:
     """View ``[G, N, 3 C]`` as query, key and value ``[G, heads, N, d]``."""
-    return qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return x.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
