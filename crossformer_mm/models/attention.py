@@ -54,7 +54,7 @@ class GroupAttention(nn.Module):
         args = self.qkv(x), table, grouping, self.num_heads, self.scale
         if self.training and self.attn_drop_rate > 0:
             x = plain_attention(*args, drop_rate=self.attn_drop_rate)
-        elif torch.compiler.is_exporting():
+        elif torch.onnx.is_in_onnx_export():
             x = plain_attention(*args)  # of operations that any runtime knows
         else:
             x = blockwise_attention(*args)

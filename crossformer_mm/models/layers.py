@@ -19,7 +19,7 @@ class DropPath(nn.Module):
         if not self.training or self.drop_prob == 0:
             return x
         keep_prob = 1 - self.drop_prob
-        keep = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep_prob)
+        keep = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(keep_prob)
         return x * (keep / keep_prob)
 
     def extra_repr(self) -> str:

@@ -95,16 +95,20 @@ def group_tokens(x: Tensor, grouping: Grouping) -> Tensor:
     if pad_bottom or pad_right:
         x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
     x = x.reshape(batch, down, rows, interval, right, cols, interval, channels)
-    return x.permute(0, 1, 3, 4, 6, 2, 5, 7).reshape(-1, rows * cols, channels)
+    x = x.permute(0, 1, 3, 4, 6, 2, 5, 7)
+    groups = batch * down * right * interval**2
+    return x.reshape(groups, rows * cols, channels)
 
 
-def ungroup_tokens(x: Tensor, grouping: Grouping, height: int, width: int) -> Tensor:
+def ungroup_tokens(
+    x: Tensor, grouping: Grouping, batch: int, height: int, width: int
+) -> Tensor:
     """Undo :func:`group_tokens`: ``[B * groups, N, C]`` to ``[B, H, W, C]``."""
     rows, cols, interval = grouping
     down, right = _windows(height, width, grouping)
-    x = x.reshape(-1, down, interval, right, interval, rows, cols, x.shape[-1])
+    x = x.reshape(batch, down, interval, right, interval, rows, cols, x.shape[-1])
     x = x.permute(0, 1, 5, 2, 3, 6, 4, 7)
-    x = x.reshape(-1, down * rows * interval, right * cols * interval, x.shape[-1])
+    x = x.reshape(batch, down * rows * interval, right * cols * interval, x.shape[-1])
     return x[:, :height, :width]
 
 

@@ -38,7 +38,7 @@ def plain_attention(
     scale: float,
     drop_rate: float = 0.0,
 ) -> Tensor:
-    """Attend to all groups in one call; in training this holds all scores.
+    """Attend by the textbook's formula, all scores at once.
 
     Args:
         qkv (Tensor): Query, key and value of each token, ``[B, H, W, 3 C]``.
@@ -52,9 +52,14 @@ def plain_attention(
     Returns:
         Tensor: ``[B, H, W, C]``.
     """
-    bias = spread(table, grouping)
-    x = _attend(*_cut(qkv, grouping), bias, heads, scale, drop_rate)
-    return ungroup_tokens(x, grouping, *qkv.shape[1:3])
+    x, padding = _cut(qkv, grouping)
+    q, k, v = _split(x, heads)
+    scores = q @ k.transpose(2, 3) * scale
+    mask = _mask(padding, spread(table, grouping), scores.dtype)
+    weights = (scores if mask is None else scores + mask).softmax(-1)
+    x = F.dropout(weights, drop_rate) @ v
+    x = x.transpose(1, 2).flatten(2)
+    return ungroup_tokens(x, grouping, *qkv.shape[:3])
 
 
 def blockwise_attention(
@@ -132,7 +137,7 @@ def attention_forward(
             for some in _chunks(groups, heads * tokens**2, x.device)
         ]
         out = torch.cat(blocks)
-    return ungroup_tokens(out, grouping, *qkv.shape[1:3]).contiguous()
+    return ungroup_tokens(out, grouping, *qkv.shape[:3]).contiguous()
 
 
 @one_node(
@@ -183,7 +188,7 @@ def attention_backward(
             if bias is not None:
                 grad_bias[:, rows] += grad_scores.sum(0)
     # Padding and cutting off undo each other, so do their gradients.
-    grad_qkv = ungroup_tokens(grad_x, grouping, *qkv.shape[1:3])
+    grad_qkv = ungroup_tokens(grad_x, grouping, *qkv.shape[:3])
     if table is None:
         return grad_qkv.contiguous(), x.new_empty(0)
     return grad_qkv.contiguous(), gather(grad_bias, grouping)
@@ -222,7 +227,7 @@ def _cut(qkv: Tensor, grouping: Grouping) -> tuple[Tensor, Tensor | None]:
     """Cut a map ``[B, H, W, 3 C]`` into groups and tell which tokens are padding."""
     padding = padding_mask(*qkv.shape[1:3], grouping, qkv.device)
     if padding is not None:
-        padding = padding.repeat(len(qkv), 1)
+        padding = padding.repeat(qkv.shape[0], 1)
     return group_tokens(qkv, grouping), padding
 
 
@@ -232,15 +237,11 @@ def _attend(
     bias: Tensor | None,
     heads: int,
     scale: float,
-    drop_rate: float = 0.0,
 ) -> Tensor:
     """Attend in each group by PyTorch's kernel: ``[G, N, 3 C]`` to ``[G, N, C]``."""
     q, k, v = _split(x, heads)
-    mask = None if bias is None else bias.to(q.dtype)[None]
-    if padding is not None:
-        hidden = _hide(padding, q.dtype)
-        mask = hidden if mask is None else mask + hidden
-    x = F.scaled_dot_product_attention(q, k, v, mask, drop_rate, scale=scale)
+    mask = _mask(padding, bias, q.dtype)
+    x = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
     return x.transpose(1, 2).flatten(2)
 
 
@@ -259,6 +260,17 @@ def _split(x: Tensor, heads: int) -> tuple[Tensor, ...]:
 def _heads(x: Tensor, heads: int) -> Tensor:
     """View ``[G, N, C]`` as ``[G, heads, N, d]``."""
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _mask(
+    padding: Tensor | None, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor | None:
+    """Make what is added to the scores: ``[1 or G, heads or 1, N, N or 1]``."""
+    mask = None if bias is None else bias.to(dtype)[None]
+    if padding is None:
+        return mask
+    hidden = _hide(padding, dtype)
+    return hidden if mask is None else mask + hidden
 
 
 def _hide(padding: Tensor, dtype: torch.dtype) -> Tensor:
