@@ -44,7 +44,37 @@ class _CrossScaleConv(nn.ModuleList):
         bottom = ceil_div(height, self.stride) * self.stride - height
         right = ceil_div(width, self.stride) * self.stride - width
         x = F.pad(x, (0, right, 0, bottom))
-        return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
+        x = torch.cat([self.convolve(conv, x) for conv in self], dim=1)
+        return x.permute(0, 2, 3, 1)
+
+    @staticmethod
+    def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """Apply one of the convolutions."""
+        return conv(x)
+
+
+class _ImageConv(_CrossScaleConv):
+    """The same of an image, in a fraction of the time.
+
+    An image's three channels leave most of a processor's vectors empty. Its pixels are
+    therefore laid out as patches of stride x stride, 48 channels with the stride 4,
+    and so are the weights: the products summed are the same.
+    """
+
+    @staticmethod
+    def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """Apply one of the convolutions."""
+        stride, before = conv.stride[0], conv.padding[0]
+        rest = -conv.kernel_size[0] % stride
+        x = F.pad(x, (before, before + rest, before, before + rest))
+        weight = F.pad(conv.weight, (0, rest, 0, rest))
+        return F.conv2d(_to_patches(x, stride), _to_patches(weight, stride), conv.bias)
+
+
+def _to_patches(x: Tensor, side: int) -> Tensor:
+    """Turn ``[B, C, H, W]`` to ``[B, side ** 2 * C, H / side, W / side]``."""
+    x = x.permute(0, 2, 3, 1).unflatten(2, (-1, side)).unflatten(1, (-1, side))
+    return x.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
 
 
 class CrossScaleEmbedding(nn.Module):
@@ -69,12 +99,13 @@ class CrossScaleEmbedding(nn.Module):
         super().__init__()
         check_kernels('patch_sizes', patch_sizes, self.stride, embed_dims)
         # `projs` is the published checkpoints' name.
-        self.projs = _CrossScaleConv(in_channels, embed_dims, patch_sizes, self.stride)
+        self.projs = _ImageConv(in_channels, embed_dims, patch_sizes, self.stride)
         self.norm = nn.LayerNorm(embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, 3, H, W]`` to ``[B, ceil(H / 4), ceil(W / 4), C]``."""
+        x = x.contiguous(memory_format=torch.channels_last)
         return self.drop(self.norm(self.projs(x)))
 
 

@@ -26,7 +26,7 @@ from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 
 # Scores in a block, and its queries. On a CPU a block has to fit the cache, on a GPU it
 # has to keep the device busy.
-BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
+BLOCK_SCORES = {'cpu': 2**19, 'cuda': 2**25}
 BLOCK_QUERIES = 64
 
 
@@ -160,38 +160,42 @@ def attention_backward(
     bias = spread(table, grouping)
     x, padding = _cut(qkv, grouping)
     out, grad_out = group_tokens(out, grouping), group_tokens(grad_out, grouping)
-    grad_x = torch.zeros_like(x)
+    grad_x = torch.empty_like(x)
     grad_bias = None if bias is None else torch.zeros_like(bias)
     groups, tokens, _ = x.shape
     queries = min(tokens, BLOCK_QUERIES)
     for some in _chunks(groups, heads * queries * tokens, x.device):
-        q, k, v = _split(x[some], heads)
-        grad_q, grad_k, grad_v = _split(grad_x[some], heads)
-        o, grad_o = _heads(out[some], heads), _heads(grad_out[some], heads)
+        q, k, v = (_flat(part) for part in _split(x[some], heads))
+        o, grad_o = (_flat(_heads(part[some], heads)) for part in (out, grad_out))
+        q = q * scale
+        grad_q, grad_k, grad_v = (torch.zeros_like(part) for part in (q, k, v))
         # The softmax's gradient subtracts each row's sum of weight * gradient,
         # which equals this product (FlashAttention, section 3.1).
         delta = (o * grad_o).sum(-1, keepdim=True)
         for i in range(0, tokens, BLOCK_QUERIES):
             rows = slice(i, i + BLOCK_QUERIES)
-            q_rows, grad_o_rows = q[:, :, rows] * scale, grad_o[:, :, rows]
-            scores = q_rows @ k.transpose(2, 3)
+            scores = torch.bmm(q[:, rows], k.mT)
+            by_head = scores.unflatten(0, (-1, heads))
             if bias is not None:
-                scores += bias[:, rows]
+                by_head += bias[:, rows]
             if padding is not None:
-                scores += _hide(padding[some], scores.dtype)
+                by_head += _hide(padding[some], scores.dtype)
             weights = scores.softmax(-1)
-            grad_v += weights.transpose(2, 3) @ grad_o_rows
-            grad_scores = grad_o_rows @ v.transpose(2, 3)
-            grad_scores.sub_(delta[:, :, rows]).mul_(weights)
-            grad_k += grad_scores.transpose(2, 3) @ q_rows
-            grad_q[:, :, rows] = grad_scores @ k * scale
+            grad_v.baddbmm_(weights.mT, grad_o[:, rows])
+            grad_scores = torch.bmm(grad_o[:, rows], v.mT)
+            grad_scores.sub_(delta[:, rows]).mul_(weights)
+            grad_k.baddbmm_(grad_scores.mT, q[:, rows])
+            grad_q[:, rows] = torch.bmm(grad_scores, k)
             if bias is not None:
-                grad_bias[:, rows] += grad_scores.sum(0)
+                grad_bias[:, rows] += grad_scores.unflatten(0, (-1, heads)).sum(0)
+        grads = grad_q * scale, grad_k, grad_v
+        for part, grad in zip(_split(grad_x[some], heads), grads):
+            part.copy_(grad.unflatten(0, (-1, heads)))
     # Padding and cutting off undo each other, so do their gradients.
     grad_qkv = ungroup_tokens(grad_x, grouping, *qkv.shape[:3])
     if table is None:
         return grad_qkv.contiguous(), x.new_empty(0)
-    return grad_qkv.contiguous(), gather(grad_bias, grouping)
+    return grad_qkv.contiguous(), sum_up(grad_bias, grouping)
 
 
 def spread(table: Tensor | None, grouping: Grouping) -> Tensor | None:
@@ -200,10 +204,11 @@ def spread(table: Tensor | None, grouping: Grouping) -> Tensor | None:
         return None
     tokens = grouping.rows * grouping.cols
     index = _offset_index(grouping, table.device)
-    return table.flatten(1).index_select(1, index).unflatten(1, (tokens, tokens))
+    bias = table.flatten(1).gather(1, index.expand(table.shape[0], -1))
+    return bias.unflatten(1, (tokens, tokens))
 
 
-def gather(grad_bias: Tensor, grouping: Grouping) -> Tensor:
+def sum_up(grad_bias: Tensor, grouping: Grouping) -> Tensor:
     """Sum the gradients of all pairs of an offset, as ``spread``'s gradient does."""
     rows, cols, _ = grouping
     grad_table = grad_bias.new_zeros(len(grad_bias), (2 * rows - 1) * (2 * cols - 1))
@@ -260,6 +265,11 @@ def _split(x: Tensor, heads: int) -> tuple[Tensor, ...]:
 def _heads(x: Tensor, heads: int) -> Tensor:
     """View ``[G, N, C]`` as ``[G, heads, N, d]``."""
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Lay ``[G, heads, N, d]`` out as a batch of matrices ``[G * heads, N, d]``."""
+    return x.flatten(0, 1).contiguous()
 
 
 def _mask(
