@@ -10,6 +10,7 @@ import argparse
 import csv
 import statistics
 from collections import defaultdict
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -55,48 +56,43 @@ def table(rows: Rows) -> Table:
     settings = next(row for row in rows if row['task'] in TASKS)
     seconds, memory = medians(rows, 'seconds'), medians(rows, 'peak_mib')
     macs, batches = medians(rows, 'gmacs'), medians(rows, 'largest_batch')
-    rate = medians(rows, 'gflops')['', (0, 0), 'matmul']
-    first = settings['network']
-    title = f'{settings["device"]}, {settings["dtype"]}, batch {settings["batch"]}'
-    for option in ('with_cp', 'compile'):
-        if settings[option] == 'True':
-            title += f', {option}'
+    (rate,) = medians(rows, 'gflops').values()
+    batch, first = int(settings['batch']), settings['network']
     result = Table(
-        title=f'{title}; {rate:.0f} GFLOP/s in a matrix product',
+        title=f'{describe(settings)}; {rate:.0f} GFLOP/s in a matrix product',
         caption=f'x: ratio to {first}. Rate: multiply-adds of one forward pass, three '
         'in training, against the matrix product.',
     )
     for name in ('task', 'size', 'network'):
-        result.add_column(name)
+        result.add_column(name, no_wrap=True)
     for name in ('ms', 'x', 'MiB', 'x', 'images/s', 'rate'):
-        result.add_column(name, justify='right')
+        result.add_column(name, justify='right', no_wrap=True)
     if batches:
         result.add_column('largest batch', justify='right')
-    before = None
-    for (network, size, task), took in sorted(
-        seconds.items(), key=lambda item: (item[0][2], item[0][1])
-    ):
-        batch = int(settings['batch'])
+    order = sorted(seconds, key=lambda key: (key[2], key[1]))  # task, then size
+    for (task, size), keys in groupby(order, key=lambda key: (key[2], key[1])):
+        time, space = seconds[first, size, task], memory[first, size, task]
         passes = 3 if task == 'train' else 1
-        flops = 2e9 * macs[network, size, 'count'] * passes * batch
-        if before not in (None, (size, task)):
-            result.add_section()
-        before = size, task
-        result.add_row(
-            task,
-            f'{size[0]} x {size[1]}',
-            network,
-            f'{took * 1000:.0f}',
-            f'{took / seconds[first, size, task]:.2f}',
-            f'{memory[network, size, task]:.0f}',
-            f'{memory[network, size, task] / memory[first, size, task]:.2f}',
-            f'{batch / took:.2f}',
-            f'{flops / took / (rate * 1e9):.0%}',
-            f'{batches[network, size, "fit"]:.0f}'
-            if batches and task == 'train'
-            else '',
-        )
+        for key in keys:
+            network = key[0]
+            gflop = 2 * macs[network, size, 'count'] * passes * batch
+            result.add_row(
+                *(task, f'{size[0]} x {size[1]}', network),
+                *(f'{seconds[key] * 1000:.0f}', f'{seconds[key] / time:.2f}'),
+                *(f'{memory[key]:.0f}', f'{memory[key] / space:.2f}'),
+                f'{batch / seconds[key]:.2f}',
+                f'{gflop / seconds[key] / rate:.0%}',
+                *(f'{n:.0f}' for n in [batches.get((network, size, 'fit'))] if n),
+            )
+        result.add_section()
     return result
+
+
+def describe(settings: dict[str, str]) -> str:
+    """Name what all measurements have in common."""
+    options = [name for name in ('with_cp', 'compile') if settings[name] == 'True']
+    batch = f'batch {settings["batch"]}'
+    return ', '.join([settings['device'], settings['dtype'], batch, *options])
 
 
 def draw(rows: Rows) -> Figure:

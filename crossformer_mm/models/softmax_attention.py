@@ -24,10 +24,11 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 
-# Scores in a block, and its queries. On a CPU a block has to fit the cache, on a GPU it
-# has to keep the device busy.
+# Scores in a block, its queries, and the numbers in a slab of the map. On a CPU these
+# have to fit the cache, on a GPU they have to keep the device busy.
 BLOCK_SCORES = {'cpu': 2**19, 'cuda': 2**25}
 BLOCK_QUERIES = 64
+SLAB_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
 
 
 def plain_attention(
@@ -124,20 +125,23 @@ def one_node(shapes: Callable[..., Any]) -> Callable[[Callable], Callable]:
 def attention_forward(
     qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
-    """Attend, in one call or, where a mask differs between groups, in several."""
+    """Attend, slab by slab of the map, so that no second map of qkv is there."""
     grouping = Grouping(*grouping)
     bias = spread(table, grouping)
-    x, padding = _cut(qkv, grouping)
-    if padding is None:
-        out = _attend(x, None, bias, heads, scale)
-    else:
-        groups, tokens, _ = x.shape
-        blocks = [
-            _attend(x[some], padding[some], bias, heads, scale)
-            for some in _chunks(groups, heads * tokens**2, x.device)
-        ]
-        out = torch.cat(blocks)
-    return ungroup_tokens(out, grouping, *qkv.shape[:3]).contiguous()
+    batch, height, width, channels = qkv.shape
+    out = qkv.new_empty(batch, height, width, channels // 3)
+    for rows in _slabs(qkv, grouping):
+        x, padding = _cut(qkv[:, rows], grouping)
+        if padding is None:
+            x = _attend(x, None, bias, heads, scale)
+        else:
+            # The mask differs between groups.
+            chunks = _chunks(len(x), heads * x.shape[1] ** 2, x.device)
+            x = torch.cat(
+                [_attend(x[some], padding[some], bias, heads, scale) for some in chunks]
+            )
+        out[:, rows] = ungroup_tokens(x, grouping, *out[:, rows].shape[:3])
+    return out
 
 
 @one_node(
@@ -248,6 +252,16 @@ def _attend(
     mask = _mask(padding, bias, q.dtype)
     x = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
     return x.transpose(1, 2).flatten(2)
+
+
+def _slabs(qkv: Tensor, grouping: Grouping) -> Iterator[slice]:
+    """Cut the rows of a map into slabs of whole windows."""
+    batch, height, width, channels = qkv.shape
+    window = grouping.rows * grouping.interval
+    numbers = batch * window * width * channels
+    step = window * max(1, SLAB_NUMBERS.get(qkv.device.type, 2**30) // numbers)
+    for i in range(0, height, step):
+        yield slice(i, i + step)
 
 
 def _chunks(groups: int, scores: int, device: torch.device) -> Iterator[slice]:

@@ -230,6 +230,21 @@ def test_with_cp_gives_the_same_gradients():
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('lda_mode', ['interval', 'group'])
+def test_autocast_is_finite_and_close(lda_mode, dtype):
+    model = tiny(lda_mode=lda_mode)
+    images = torch.randn(2, 3, 75, 99)  # leaves groups of padding only
+    expected = model(images)
+    with torch.autocast('cpu', dtype):
+        outs = model(images)
+    for out, expected_out in zip(outs, expected):
+        difference = (out.float() - expected_out).square().mean().sqrt()
+        assert difference < 0.05 * expected_out.std()
+    sum(out.float().square().mean() for out in outs).backward()
+    assert all(param.grad.isfinite().all() for param in model.parameters())
+
+
 def test_drop_path_grows_linearly_over_all_blocks():
     model = CrossFormer('S')
     rates = [

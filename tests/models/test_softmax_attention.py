@@ -56,7 +56,8 @@ def slow_attention(qkv, table):
 @pytest.mark.parametrize('with_bias', [True, False])
 @pytest.mark.parametrize('size', [FULL, PADDED, HOLLOW])
 def test_values_and_gradients(attention, with_bias, size, monkeypatch):
-    # Blocks of 3 groups and 4 queries, with a remainder in both.
+    # Slabs of one row of windows, blocks of 3 groups and 4 queries, with remainders.
+    monkeypatch.setitem(softmax_attention.SLAB_NUMBERS, 'cpu', 1)
     monkeypatch.setattr(softmax_attention, 'BLOCK_QUERIES', 4)
     monkeypatch.setitem(softmax_attention.BLOCK_SCORES, 'cpu', 3 * HEADS * 4 * 6)
     qkv, table = inputs(size, with_bias)

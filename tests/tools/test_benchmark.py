@@ -1,0 +1,96 @@
+"""The benchmark's arithmetic, and one run of it."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+import rich.console
+
+from tests.conftest import ROOT
+
+TOOLS = ROOT / 'tools'
+
+
+@pytest.fixture(autouse=True)
+def tools_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+
+
+def rows():
+    """Two repeats and an outlier; B takes twice the time of A, half the memory."""
+    common = dict(device='cpu', dtype='float32', batch='1', with_cp='True', compile='')
+    yield common | dict(task='matmul', gflops='100')
+    for name, factor in (('A', 1), ('B', 2)):
+        for side in (100, 200):
+            size = common | dict(network=name, height=str(side), width='100')
+            yield size | dict(task='count', gmacs='10')
+            for noise in (1.0, 1.0, 9.0):
+                seconds = factor * noise * side / 100
+                yield size | dict(
+                    task='eval',
+                    seconds=str(seconds),
+                    peak_mib=str(noise * (100 + side**2 / 100) / factor),
+                    idle_mib=str(noise * 100 / factor),
+                )
+
+
+@pytest.fixture
+def measurements():
+    from benchmark import COLUMNS
+
+    return [dict.fromkeys(COLUMNS, '') | row for row in rows()]
+
+
+def test_table_holds_medians_and_ratios_to_the_first(measurements):
+    from benchmark_report import table
+
+    console = rich.console.Console(width=200)
+    with console.capture() as capture:
+        console.print(table(measurements))
+    text = capture.get()
+    assert 'cpu, float32, batch 1, with_cp; 100 GFLOP/s' in text
+    lines = [line.split() for line in text.splitlines() if ' eval ' in line]
+    cells = [[cell for cell in line if cell != '│'] for line in lines]
+    task, height, _, width, *numbers = cells[1]
+    # 20 GFLOP in 2 s are 10 of the 100 GFLOP/s.
+    assert numbers == ['B', '2000', '2.00', '100', '0.50', '0.50', '10%']
+    assert len(cells) == 4
+
+
+def test_exponent_is_of_what_the_network_adds(measurements):
+    from benchmark_report import draw, exponent
+
+    assert exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
+    assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    axes = draw(measurements).axes
+    labels = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in axes]
+    assert labels[0] == ['A: exponent 1.00', 'B: exponent 1.00']
+    assert labels[1] == ['A: exponent 2.00', 'B: exponent 2.00']
+
+
+@pytest.mark.parametrize('limit', [0, 1, 2, 3, 7, 8, 100])
+def test_largest_batch(limit):
+    from benchmark_worker import largest
+
+    assert largest(lambda batch: batch <= limit) == limit
+
+
+@pytest.mark.slow
+def test_one_run(tmp_path):
+    command = [sys.executable, TOOLS / 'benchmark.py', '--repeats', '1', '--tasks']
+    command += ['train', '--networks', 'CrossFormer-S group', '--shapes', '64x64']
+    command += ['--with-cp', '--out', tmp_path]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    assert 'CrossFormer-S group' in output.stdout
+    with (tmp_path / 'benchmark.csv').open() as file:
+        count, matmul, train = csv.DictReader(file)
+    assert float(count['gmacs']) > 0.3
+    assert float(matmul['gflops']) > 1
+    assert float(train['seconds']) > 0
+    assert float(train['peak_mib']) > float(train['idle_mib'])
+    assert (tmp_path / 'benchmark.png').stat().st_size > 10_000
+
+    again = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert again.returncode == 1
+    assert 'is there already' in again.stderr
