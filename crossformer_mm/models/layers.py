@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from .tracing import is_compiling
+
 BLOCK_TOKENS = 4096
 
 
@@ -69,7 +71,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_cuda:
+        if torch.is_grad_enabled() or is_compiling() or x.is_cuda:
             return self.transform(x)
         # Nothing is kept: on a CPU, blocks whose hidden tokens fit the cache are faster
         # and smaller.

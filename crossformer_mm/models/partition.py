@@ -9,24 +9,13 @@ tokens, and the tokens of a window whose row and column are equal modulo
 All functions are pure; what depends on shapes alone is computed once per shape.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def once_per_shape(function: Callable) -> Callable:
-    """Keep the results of the last shapes; not a compiler's, which are symbols."""
-    kept = lru_cache(maxsize=32)(function)
-
-    @wraps(function)
-    def call(*args: Any) -> Any:
-        return (function if torch.compiler.is_compiling() else kept)(*args)
-
-    return call
+from .tracing import once_per_shape
 
 
 class Grouping(NamedTuple):

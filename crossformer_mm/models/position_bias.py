@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .partition import once_per_shape
+from .tracing import is_compiling, once_per_shape
 
 TABLES_KEPT = 16  # per module: multi-scale testing has 6 sizes
 
@@ -48,7 +48,7 @@ class DynamicPositionBias(nn.Module):
         Without gradients that happens once per size, until the weights change.
         """
         lasting = not (self.training or torch.is_grad_enabled())
-        if lasting and not torch.compiler.is_compiling():
+        if lasting and not is_compiling():
             return _kept_table(self, rows, cols)
         return self.evaluate(rows, cols)
 

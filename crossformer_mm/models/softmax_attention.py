@@ -13,9 +13,7 @@ Shapes: G groups of N = rows x cols tokens; ``qkv [B, H, W, 3 C]``, cut to ``[G,
 ``padding [G, N]``, True where a token is padding.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
+from .tracing import one_node
 
 # Scores in a block, its queries, and the numbers in a slab of the map. On a CPU these
 # have to fit the cache, on a GPU they have to keep the device busy.
@@ -93,32 +92,6 @@ class _BlockwiseAttention(torch.autograd.Function):
             grad_out, out, qkv, table, ctx.grouping, ctx.heads, ctx.scale
         )
         return grad_qkv, None if table is None else grad_table, None, None, None
-
-
-def one_node(shapes: Callable[..., Any]) -> Callable[[Callable], Callable]:
-    """Make a function a single node for torch.compile.
-
-    Traced, its loops over blocks would be unrolled, anew for each size of image.
-
-    Args:
-        shapes (Callable): Makes empty results from the same arguments.
-    """
-
-    def decorate(function: Callable) -> Callable:
-        if not hasattr(torch.library, 'custom_op'):  # before torch 2.4
-            return function
-        name = f'crossformer_mm::{function.__name__}'
-        node = torch.library.custom_op(name, function, mutates_args=())
-        node.register_fake(shapes)
-
-        @wraps(function)
-        def call(*args: Any) -> Any:
-            # Called as it is where it can be: so a FLOP counter sees what is inside.
-            return (node if torch.compiler.is_compiling() else function)(*args)
-
-        return call
-
-    return decorate
 
 
 @one_node(lambda qkv, *_: qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3))
