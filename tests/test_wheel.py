@@ -10,12 +10,10 @@ import pytest
 from tests.conftest import MIM, ROOT
 
 NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
-# Imported or started by the others.
+# Imported or started by the other tools.
 PARTS = ('benchmark_worker', 'mini_scenes', 'mini_set', 'model_cost')
 TOOLS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py'))
-COMMANDS = [  # the others are modules that these share
-    name for name in TOOLS if name not in PARTS
-]
+COMMANDS = [name for name in TOOLS if name not in PARTS]
 
 
 def run(command, **options):
