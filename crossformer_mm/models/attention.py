@@ -52,10 +52,10 @@ class GroupAttention(nn.Module):
         """Attend within the groups of a map ``[B, H, W, C]``; the shape stays."""
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         args = self.qkv(x), table, grouping, self.num_heads, self.scale
-        if self.training and self.attn_drop_rate > 0:
-            x = plain_attention(*args, drop_rate=self.attn_drop_rate)
-        elif torch.onnx.is_in_onnx_export():
-            x = plain_attention(*args)  # of operations that any runtime knows
+        drop_rate = self.attn_drop_rate if self.training else 0.0
+        # The plain formula has dropout, and is of operations that any runtime knows.
+        if drop_rate > 0 or torch.onnx.is_in_onnx_export():
+            x = plain_attention(*args, drop_rate)
         else:
             x = blockwise_attention(*args)
         return self.proj_drop(self.proj(x))

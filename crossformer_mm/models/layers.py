@@ -71,7 +71,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
-        if torch.is_grad_enabled() or is_compiling() or x.is_cuda:
+        if torch.is_grad_enabled() or is_compiling() or x.device.type != 'cpu':
             return self.transform(x)
         # Nothing is kept: on a CPU, blocks whose hidden tokens fit the cache are faster
         # and smaller.

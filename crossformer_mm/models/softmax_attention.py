@@ -100,7 +100,8 @@ def attention_forward(
 ) -> Tensor:
     """Attend, slab by slab of the map, so that no second map of qkv is there."""
     grouping = Grouping(*grouping)
-    bias = spread(table, grouping)
+    # Cast here, not in every call: the table is small.
+    bias = spread(None if table is None else table.to(qkv.dtype), grouping)
     batch, height, width, channels = qkv.shape
     out = qkv.new_empty(batch, height, width, channels // 3)
     for rows in _slabs(qkv, grouping):
@@ -149,14 +150,15 @@ def attention_backward(
         # The softmax's gradient subtracts each row's sum of weight * gradient,
         # which equals this product (FlashAttention, section 3.1).
         delta = (o * grad_o).sum(-1, keepdim=True)
+        hidden = None if padding is None else _hide(padding[some], x.dtype)
         for i in range(0, tokens, BLOCK_QUERIES):
             rows = slice(i, i + BLOCK_QUERIES)
             scores = torch.bmm(q[:, rows], k.mT)
             by_head = scores.unflatten(0, (-1, heads))
             if bias is not None:
                 by_head += bias[:, rows]
-            if padding is not None:
-                by_head += _hide(padding[some], scores.dtype)
+            if hidden is not None:
+                by_head += hidden
             weights = scores.softmax(-1)
             grad_v.baddbmm_(weights.mT, grad_o[:, rows])
             grad_scores = torch.bmm(grad_o[:, rows], v.mT)
@@ -232,14 +234,16 @@ def _slabs(qkv: Tensor, grouping: Grouping) -> Iterator[slice]:
     batch, height, width, channels = qkv.shape
     window = grouping.rows * grouping.interval
     numbers = batch * window * width * channels
-    step = window * max(1, SLAB_NUMBERS.get(qkv.device.type, 2**30) // numbers)
+    step = window * max(
+        1, SLAB_NUMBERS.get(qkv.device.type, SLAB_NUMBERS['cuda']) // numbers
+    )
     for i in range(0, height, step):
         yield slice(i, i + step)
 
 
 def _chunks(groups: int, scores: int, device: torch.device) -> Iterator[slice]:
     """Cut the groups, ``scores`` each, into chunks of at most a block."""
-    step = max(1, BLOCK_SCORES.get(device.type, 2**25) // scores)
+    step = max(1, BLOCK_SCORES.get(device.type, BLOCK_SCORES['cuda']) // scores)
     for i in range(0, groups, step):
         yield slice(i, i + step)
 
