@@ -93,8 +93,9 @@ param_scheduler = [
 optim_wrapper = dict(
     optimizer=dict(lr=7e-4, weight_decay=0.05, fused=True), clip_grad=dict(max_norm=10)
 )
+# Two, since the older one is removed before the newer one is written.
 default_hooks = dict(
     logger=dict(interval=5),
-    checkpoint=dict(max_keep_ckpts=1),
+    checkpoint=dict(max_keep_ckpts=2),
 )
 randomness = dict(seed=0)

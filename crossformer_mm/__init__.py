@@ -12,11 +12,13 @@ from .checkpoint import allow_mmengine_checkpoints
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .models import *  # noqa: F403
 from .models import __all__ as _models
+from .resume import EpochSeedHook
 from .runner import CheckedRunner
 from .version import __version__
 
 __all__ = [
     'CheckedRunner',
+    'EpochSeedHook',
     'LayerDecayOptimWrapperConstructor',
     '__version__',
     *_models,

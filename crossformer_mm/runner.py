@@ -1,113 +1,114 @@
-"""A runner that looks for its data and weights before it starts."""
+"""MMEngine's runner, for trainings that fail early, clearly, and can go on."""
 
-import os.path as osp
-from collections.abc import Iterator
+import os
 from typing import Any
 
-from mmengine.fileio import exists
+import torch
+from mmengine.dist import is_distributed, master_only
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from .checkpoint.published import where_published
+from .checkpoint.reader import CheckpointError, read_checkpoint
+from .missing import check_data, check_pretrained, pretrained_paths
 from .models import CrossFormer
-
-# How to get the data, by the type of the data set.
-DATA_HELP = {
-    'CocoDataset': (
-        'Get COCO 2017 from https://cocodataset.org/#download into data/coco/, or make '
-        'a small set in the same layout, "python tools/make_mini_coco.py '
-        'data/mini_coco", and put COCO_ROOT=data/mini_coco before the command.'
-    ),
-    'ADE20KDataset': (
-        'Get http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip '
-        'and unpack it in data/ade/, or make a small set in the same layout, "python '
-        'tools/make_mini_ade20k.py data/mini_ade20k", and put '
-        'ADE20K_ROOT=data/mini_ade20k before the command.'
-    ),
-}
-CHECKPOINT_HELP = (
-    'Save it there as it is, or name another file with "--cfg-options '
-    'model.backbone.init_cfg.checkpoint=PATH". To train from scratch, add '
-    '"--cfg-options model.backbone.init_cfg=None".'
-)
+from .resume import newest_whole_checkpoint
 
 
 @RUNNERS.register_module(force=True)
 class CheckedRunner(Runner):
-    """MMEngine's runner, which first says in one line which file is missing.
+    """MMEngine's runner, with the first and the last minute of a training in mind.
 
-    Without it, a missing file shows as a stack trace out of the data set's depths.
+    - A missing file is named in one line, before anything starts.
+    - A checkpoint is written under another name and renamed when it is whole, and
+      ``--resume`` goes on from the newest whole one.
+    - Several processes work without GPUs as well, by gloo.
+
     A config uses it with ``runner_type='CheckedRunner'``.
     """
 
     def train(self) -> nn.Module:
-        """Check the data and the pretrained weights, then train."""
-        self._check_data(self._train_dataloader, self._val_dataloader)
-        self._check_init_cfg()
+        """Check what the training starts from, then train."""
+        check_data(self._train_dataloader, self._val_dataloader)
+        self._find_checkpoint()
+        self._check_backbones()
         return super().train()
 
     def val(self) -> dict[str, float]:
         """Check the data, then validate."""
-        self._check_data(self._val_dataloader)
+        check_data(self._val_dataloader)
         return super().val()
 
     def test(self) -> dict[str, float]:
         """Check the data, then test."""
-        self._check_data(self._test_dataloader)
+        check_data(self._test_dataloader)
         return super().test()
 
-    def _check_data(self, *dataloaders: Any) -> None:
-        for dataloader in dataloaders:
-            # A loader that is built already has found its data.
-            if not isinstance(dataloader, dict):
-                continue
-            for dataset in without_wrappers(dataloader['dataset']):
-                for path in dataset_paths(dataset):
-                    if not exists(path):
-                        advice = DATA_HELP.get(dataset.get('type'), '')
-                        raise SystemExit(f'Data not found: {path}\n{advice}')
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        """Write under another name first: MMEngine writes into the file itself."""
+        if '://' in out_dir:
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        part = f'{filename}.part'
+        super().save_checkpoint(out_dir, part, *args, **kwargs)
+        os.replace(os.path.join(out_dir, part), os.path.join(out_dir, filename))
 
-    def _check_init_cfg(self) -> None:
+    @property
+    def _on_cpus(self) -> bool:
+        """Whether several processes work without GPUs."""
+        return self.distributed and not torch.cuda.is_available()
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """Start the group of processes; MMEngine's own start needs a GPU for each."""
+        if self._on_cpus and not is_distributed():
+            torch.distributed.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(
+        self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module
+    ) -> nn.Module:
+        """Wrap the model for several processes; MMEngine's default names a GPU."""
+        if self._on_cpus and model_wrapper_cfg is None:
+            model_wrapper_cfg = dict(
+                type='MMDistributedDataParallel',
+                device_ids=None,
+                broadcast_buffers=False,
+                find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+            )
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _find_checkpoint(self) -> None:
+        """Choose what ``--resume`` goes on from."""
+        if not self._resume:
+            return
+        newest = newest_whole_checkpoint(self.work_dir, self.logger)
+        if self._load_from is None:
+            if newest is None:
+                self.logger.info(
+                    f'There is nothing to resume in {self.work_dir} yet: training '
+                    'starts at its beginning.'
+                )
+            self._load_from, self._resume = newest, newest is not None
+            return
+        try:
+            read_checkpoint(self._load_from)
+        except CheckpointError as error:
+            instead = newest or f'another: there is none in {self.work_dir}'
+            raise SystemExit(
+                f'Cannot resume: {self._load_from} {error}\nResume {instead}.'
+            ) from error
+
+    def _check_backbones(self) -> None:
         # Weights of a resumed training come from its own checkpoint.
         if self._resume:
             return
         for backbone in self.model.modules():
-            if isinstance(backbone, CrossFormer):
-                self._check_backbone(backbone)
-
-    def _check_backbone(self, backbone: CrossFormer) -> None:
-        init_cfg = backbone.init_cfg or []
-        entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
-        paths = [entry['checkpoint'] for entry in entries if 'checkpoint' in entry]
-        if not paths and not self._load_from:
-            self.logger.info(
-                f'{type(backbone).__name__} is trained from scratch: its init_cfg '
-                'names no checkpoint.'
-            )
-        for path in paths:
-            if '://' not in path and not exists(osp.expanduser(path)):
-                raise SystemExit(
-                    f'Pretrained weights not found: {path} '
-                    f'(model.backbone.init_cfg.checkpoint)\n'
-                    f'{where_published(backbone.arch)} {CHECKPOINT_HELP}'
+            if not isinstance(backbone, CrossFormer):
+                continue
+            check_pretrained(backbone)
+            if not pretrained_paths(backbone) and not self._load_from:
+                self.logger.info(
+                    f'{type(backbone).__name__} is trained from scratch: its init_cfg '
+                    'names no checkpoint.'
                 )
-
-
-def without_wrappers(dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """List the data sets inside wrappers (``dataset=`` or ``datasets=``)."""
-    inner = [dataset.get('dataset'), *dataset.get('datasets', ())]
-    wrapped = [entry for entry in inner if entry is not None]
-    if not wrapped:
-        yield dataset
-    for entry in wrapped:
-        yield from without_wrappers(entry)
-
-
-def dataset_paths(dataset: dict[str, Any]) -> Iterator[str]:
-    """List the files and folders that a data set's config names."""
-    root = dataset.get('data_root') or ''
-    prefixes = dataset.get('data_prefix') or {}
-    for name in (dataset.get('ann_file'), *prefixes.values()):
-        if name:
-            yield osp.join(root, name)

@@ -25,7 +25,7 @@ from .tracing import one_node
 
 # Scores in a block, its queries, and the numbers in a slab of the map. On a CPU these
 # have to fit the cache, on a GPU they have to keep the device busy.
-BLOCK_SCORES = {'cpu': 2**19, 'cuda': 2**25}
+BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
 SLAB_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
 

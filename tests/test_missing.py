@@ -1,4 +1,4 @@
-from crossformer_mm.runner import dataset_paths, without_wrappers
+from crossformer_mm.missing import dataset_paths, without_wrappers
 
 COCO = dict(
     type='CocoDataset',

@@ -1,0 +1,97 @@
+"""kill -9 at any moment, then --resume: the same weights as without."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+from crossformer_mm.checkpoint.reader import read_checkpoint
+from tests.conftest import MIM, ROOT
+
+MINI = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
+# CROSSFORMER_KILLS=20 for a long run.
+KILLS = int(os.environ.get('CROSSFORMER_KILLS', 2))
+EPOCHS = 2 + KILLS // 2
+OPTIONS = (
+    '--cfg-options',
+    f'train_cfg.max_epochs={EPOCHS}',
+    *('val_dataloader=None', 'val_evaluator=None', 'val_cfg=None'),
+    'train_dataloader.dataset.pipeline.2.scale=(96, 96)',
+    'model.backbone.drop_path_rate=0.1',
+    *('randomness.seed=0', 'randomness.deterministic=True'),
+)
+
+
+class Training:
+    """One training of the mini detector in a folder of its own."""
+
+    def __init__(self, work_dir, coco_root):
+        self.work_dir = work_dir
+        self.log = work_dir.with_suffix('.log')
+        self.environ = {**os.environ, 'COCO_ROOT': str(coco_root)}
+
+    def start(self, *options):
+        return subprocess.Popen(
+            [MIM, 'train', 'mmdet', MINI, '--work-dir', self.work_dir]
+            + [*options, *OPTIONS],
+            env=self.environ,
+            stdout=self.log.open('w'),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that a kill reaches all of it
+        )
+
+    def finish(self, *options):
+        assert self.start(*options).wait() == 0, self.log.read_text()
+        return self.log.read_text()
+
+    def final(self):
+        return read_checkpoint(str(self.work_dir / f'epoch_{EPOCHS}.pth'))
+
+
+def kill_in_the_middle_of_a_write(training, process):
+    """Wait for a checkpoint that is written half, then kill."""
+    while not any(part.stat().st_size for part in training.work_dir.glob('*.part')):
+        assert process.poll() is None, training.log.read_text()
+        time.sleep(0.001)
+    kill(process)
+    assert list(training.work_dir.glob('*.part'))
+
+
+def kill_at_a_random_iteration(training, process):
+    """Wait for the first iteration, and then some time."""
+    while 'Checkpoints will be saved to' not in training.log.read_text():
+        assert process.poll() is None, training.log.read_text()
+        time.sleep(0.1)
+    time.sleep(random.uniform(0, 8))
+    kill(process)
+
+
+def kill(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_killed_trainings_end_with_the_same_weights(mini_coco, tmp_path):
+    whole = Training(tmp_path / 'whole', mini_coco)
+    whole.finish()
+
+    killed = Training(tmp_path / 'killed', mini_coco)
+    for i in range(KILLS):
+        kill_somewhere = (kill_in_the_middle_of_a_write, kill_at_a_random_iteration)
+        kill_somewhere[i % 2](killed, killed.start('--resume'))
+        saved = sorted(killed.work_dir.glob('*.pth'))
+        print(f'kill {i + 1}: {[path.name for path in saved]} are whole')
+        for path in saved:
+            read_checkpoint(str(path))
+    assert 'resumed epoch' in killed.finish('--resume') or not saved
+
+    assert killed.final()['meta']['iter'] == whole.final()['meta']['iter']
+    weights, expected = (run.final()['state_dict'] for run in (killed, whole))
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
+    states = (run.final()['optimizer']['state'] for run in (killed, whole))
+    torch.testing.assert_close(*states, rtol=0, atol=0)
