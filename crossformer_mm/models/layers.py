@@ -43,15 +43,25 @@ class _LinearOfGELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x), weight, bias)
+        out = torch.cat([F.linear(F.gelu(part), weight, bias) for part in _blocks(x)])
+        return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        grad_weight = grad_out.flatten(0, -2).mT @ F.gelu(x).flatten(0, -2)
-        grad_x = torch.ops.aten.gelu_backward(grad_out @ weight.to(grad_out.dtype), x)
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        for part, grad, grad_part in zip(*map(_blocks, (x, grad_out, grad_x))):
+            grad_weight += grad.mT @ F.gelu(part)
+            grad = grad @ weight.to(grad.dtype)
+            grad_part.copy_(torch.ops.aten.gelu_backward(grad, part))
         return grad_x, grad_weight, grad_out.flatten(0, -2).sum(0)
+
+
+def _blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """Cut the tokens of ``[..., C]`` into blocks; on a CPU these then fit the cache."""
+    x = x.flatten(0, -2)
+    return x.split(BLOCK_TOKENS) if x.is_cpu and not is_compiling() else (x,)
 
 
 class MLP(nn.Module):
@@ -71,12 +81,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
-        if torch.is_grad_enabled() or is_compiling() or x.device.type != 'cpu':
+        if torch.is_grad_enabled():
             return self.transform(x)
-        # Nothing is kept: on a CPU, blocks whose hidden tokens fit the cache are faster
-        # and smaller.
-        blocks = x.flatten(0, -2).split(BLOCK_TOKENS)
-        return torch.cat([self.transform(block) for block in blocks]).view(x.shape)
+        # Nothing is kept, so that the hidden tokens need not be there at once either.
+        return torch.cat([self.transform(part) for part in _blocks(x)]).view(x.shape)
 
     def transform(self, x: Tensor) -> Tensor:
         """Run both layers on all tokens at once."""

@@ -136,45 +136,19 @@ def attention_backward(
     """Compute the gradients of qkv and, where there is one, the table."""
     grouping = Grouping(*grouping)
     bias = spread(table, grouping)
-    x, padding = _cut(qkv, grouping)
-    out, grad_out = group_tokens(out, grouping), group_tokens(grad_out, grouping)
-    grad_x = torch.empty_like(x)
     grad_bias = None if bias is None else torch.zeros_like(bias)
-    groups, tokens, _ = x.shape
-    queries = min(tokens, BLOCK_QUERIES)
-    for some in _chunks(groups, heads * queries * tokens, x.device):
-        q, k, v = (_flat(part) for part in _split(x[some], heads))
-        o, grad_o = (_flat(_heads(part[some], heads)) for part in (out, grad_out))
-        q = q * scale
-        grad_q, grad_k, grad_v = (torch.zeros_like(part) for part in (q, k, v))
-        # The softmax's gradient subtracts each row's sum of weight * gradient,
-        # which equals this product (FlashAttention, section 3.1).
-        delta = (o * grad_o).sum(-1, keepdim=True)
-        hidden = None if padding is None else _hide(padding[some], x.dtype)
-        for i in range(0, tokens, BLOCK_QUERIES):
-            rows = slice(i, i + BLOCK_QUERIES)
-            scores = torch.bmm(q[:, rows], k.mT)
-            by_head = scores.unflatten(0, (-1, heads))
-            if bias is not None:
-                by_head += bias[:, rows]
-            if hidden is not None:
-                by_head += hidden
-            weights = scores.softmax(-1)
-            grad_v.baddbmm_(weights.mT, grad_o[:, rows])
-            grad_scores = torch.bmm(grad_o[:, rows], v.mT)
-            grad_scores.sub_(delta[:, rows]).mul_(weights)
-            grad_k.baddbmm_(grad_scores.mT, q[:, rows])
-            grad_q[:, rows] = torch.bmm(grad_scores, k)
-            if bias is not None:
-                grad_bias[:, rows] += grad_scores.unflatten(0, (-1, heads)).sum(0)
-        grads = grad_q * scale, grad_k, grad_v
-        for part, grad in zip(_split(grad_x[some], heads), grads):
-            part.copy_(grad.unflatten(0, (-1, heads)))
-    # Padding and cutting off undo each other, so do their gradients.
-    grad_qkv = ungroup_tokens(grad_x, grouping, *qkv.shape[:3])
-    if table is None:
-        return grad_qkv.contiguous(), x.new_empty(0)
-    return grad_qkv.contiguous(), sum_up(grad_bias, grouping)
+    grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    for rows in _slabs(qkv, grouping):
+        x, padding = _cut(qkv[:, rows], grouping)
+        # Padding and cutting off undo each other, so do their gradients.
+        o, grad_o = (group_tokens(m[:, rows], grouping) for m in (out, grad_out))
+        grad_x = _attend_backward(grad_o, o, x, padding, bias, grad_bias, heads, scale)
+        grad_qkv[:, rows] = ungroup_tokens(
+            grad_x, grouping, *grad_qkv[:, rows].shape[:3]
+        )
+    if bias is None:
+        return grad_qkv, qkv.new_empty(0)
+    return grad_qkv, sum_up(grad_bias, grouping)
 
 
 def spread(table: Tensor | None, grouping: Grouping) -> Tensor | None:
@@ -227,6 +201,51 @@ def _attend(
     mask = _mask(padding, bias, q.dtype)
     x = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
     return x.transpose(1, 2).flatten(2)
+
+
+def _attend_backward(
+    grad_out: Tensor,
+    out: Tensor,
+    x: Tensor,
+    padding: Tensor | None,
+    bias: Tensor | None,
+    grad_bias: Tensor | None,
+    heads: int,
+    scale: float,
+) -> Tensor:
+    """Compute the gradient of x and add to the bias's, block by block."""
+    grad_x = torch.empty_like(x)
+    groups, tokens, _ = x.shape
+    queries = min(tokens, BLOCK_QUERIES)
+    for some in _chunks(groups, heads * queries * tokens, x.device):
+        q, k, v = (_flat(part) for part in _split(x[some], heads))
+        o, grad_o = (_flat(_heads(part[some], heads)) for part in (out, grad_out))
+        q = q * scale
+        grad_q, grad_k, grad_v = (torch.zeros_like(part) for part in (q, k, v))
+        # The softmax's gradient subtracts each row's sum of weight * gradient,
+        # which equals this product (FlashAttention, section 3.1).
+        delta = (o * grad_o).sum(-1, keepdim=True)
+        hidden = None if padding is None else _hide(padding[some], x.dtype)
+        for i in range(0, tokens, BLOCK_QUERIES):
+            rows = slice(i, i + BLOCK_QUERIES)
+            scores = torch.bmm(q[:, rows], k.mT)
+            by_head = scores.unflatten(0, (-1, heads))
+            if bias is not None:
+                by_head += bias[:, rows]
+            if hidden is not None:
+                by_head += hidden
+            weights = scores.softmax(-1)
+            grad_v.baddbmm_(weights.mT, grad_o[:, rows])
+            grad_scores = torch.bmm(grad_o[:, rows], v.mT)
+            grad_scores.sub_(delta[:, rows]).mul_(weights)
+            grad_k.baddbmm_(grad_scores.mT, q[:, rows])
+            grad_q[:, rows] = torch.bmm(grad_scores, k)
+            if bias is not None:
+                grad_bias[:, rows] += grad_scores.unflatten(0, (-1, heads)).sum(0)
+        grads = grad_q * scale, grad_k, grad_v
+        for part, grad in zip(_split(grad_x[some], heads), grads):
+            part.copy_(grad.unflatten(0, (-1, heads)))
+    return grad_x
 
 
 def _slabs(qkv: Tensor, grouping: Grouping) -> Iterator[slice]:
