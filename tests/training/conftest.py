@@ -4,43 +4,58 @@ from mmengine.registry import RUNNERS, DefaultScope
 
 from tests.conftest import ROOT
 
-MINI = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
-SHORT = {
-    'train_cfg.max_epochs': 1,
+DETECTOR = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
+SEGMENTOR = ROOT / 'configs' / 'fpn_crossformer_t_mini_ade20k.py'
+COMMON = {
     **dict.fromkeys(['val_dataloader', 'val_evaluator', 'val_cfg']),
     **dict.fromkeys(['test_dataloader', 'test_evaluator', 'test_cfg']),
     'train_dataloader.dataset.pipeline.2.scale': (96, 96),
     'default_hooks.logger.interval': 1,
     'default_hooks.checkpoint.interval': -1,
+    'default_hooks.checkpoint.save_last': False,
     'model.backbone.drop_path_rate': 0.2,
     'randomness.deterministic': True,
 }
+# Four iterations each.
+SHORT = {
+    DETECTOR: COMMON | {'train_cfg.max_epochs': 1},
+    SEGMENTOR: COMMON
+    | {
+        'train_cfg.max_iters': 4,
+        'train_dataloader.batch_size': 2,
+        'train_dataloader.dataset.pipeline.2.scale': (64, 64),
+    },
+}
 
 
-def short_config(work_dir, **options):
-    """Configure four iterations of the mini detector.
+def short_config(path, work_dir, **options):
+    """Configure a few iterations of a mini config.
 
     Options are keys of the config, with __ for a dot.
     """
     changes = {key.replace('__', '.'): value for key, value in options.items()}
-    config = Config.fromfile(MINI)
-    config.merge_from_dict(SHORT | changes)
+    config = Config.fromfile(path)
+    config.merge_from_dict(SHORT[path] | changes)
     config.work_dir = str(work_dir)
-    config.experiment_name = str(work_dir)  # MMEngine keeps runners by this name
+    # MMEngine keeps runners and visualizers by their names.
+    config.experiment_name = config.visualizer.name = str(work_dir)
     return config
 
 
-@pytest.fixture
-def short_training(mini_coco, tmp_path, monkeypatch):
-    """Train the mini detector for four iterations; return the runner."""
-    monkeypatch.setenv('COCO_ROOT', str(mini_coco))
-    runs = []
+@pytest.fixture(scope='module')
+def short_training(mini_coco, mini_ade20k, tmp_path_factory):
+    """Train a mini config for four iterations; return the runner."""
 
-    def train(**options):
-        runs.append(options)
-        runner = RUNNERS.build(short_config(tmp_path / f'run_{len(runs)}', **options))
-        runner.train()
+    def train(path=DETECTOR, hooks=(), **options):
+        config = short_config(path, tmp_path_factory.mktemp('run'), **options)
+        with DefaultScope.overwrite_default_scope(config.default_scope):
+            runner = RUNNERS.build(config)
+            for hook in hooks:
+                runner.register_hook(hook)
+            runner.train()
         return runner
 
-    with DefaultScope.overwrite_default_scope('mmdet'):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv('COCO_ROOT', str(mini_coco))
+        monkeypatch.setenv('ADE20K_ROOT', str(mini_ade20k))
         yield train

@@ -4,10 +4,11 @@ import torch
 from mmengine.registry import RUNNERS
 from torch import distributed as dist
 
-from tests.training.conftest import short_config
+from tests.training.conftest import DETECTOR, short_config
 
 for frozen_stages in range(5):
     config = short_config(
+        DETECTOR,
         f'frozen_{frozen_stages}',
         launcher='pytorch',
         # With parameters that get no gradient the second iteration would fail.

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
-from tests.conftest import MIM, ROOT
+from tests.conftest import MIM
+from tests.training.conftest import DETECTOR
 
-MINI = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
 # CROSSFORMER_KILLS=20 for a long run.
 KILLS = int(os.environ.get('CROSSFORMER_KILLS', 2))
 EPOCHS = 2 + KILLS // 2
@@ -36,7 +36,7 @@ class Training:
 
     def start(self, *options):
         return subprocess.Popen(
-            [MIM, 'train', 'mmdet', MINI, '--work-dir', self.work_dir]
+            [MIM, 'train', 'mmdet', DETECTOR, '--work-dir', self.work_dir]
             + [*options, *OPTIONS],
             env=self.environ,
             stdout=self.log.open('w'),

@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from tests.training.conftest import MINI, short_config
+from tests.training.conftest import DETECTOR, short_config
 
 KITE = 38  # one of the mini config's classes
 COLOR = (200, 60, 30)
@@ -114,7 +114,7 @@ def test_odd_images_train_and_are_evaluated(mim, tmp_path):
 
     work_dir = tmp_path / 'run'
     result = mim(
-        *('train', 'mmdet', MINI, '--work-dir', work_dir, '--cfg-options'),
+        *('train', 'mmdet', DETECTOR, '--work-dir', work_dir, '--cfg-options'),
         *('train_cfg.max_epochs=1', 'default_hooks.logger.interval=1'),
         'model.test_cfg.rcnn.score_thr=0.0',
         coco_root=root,
@@ -158,7 +158,7 @@ def load(root, monkeypatch, workers):
     """Load the training set of the mini config."""
     monkeypatch.setenv('COCO_ROOT', str(root))
     init_default_scope('mmdet')
-    config = short_config(root)
+    config = short_config(DETECTOR, root)
     dataset = config.train_dataloader.dataset
     dataset.pipeline[3].prob = 0.0
     return DataLoader(

@@ -9,8 +9,8 @@ import torch
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
 from tests.conftest import ROOT
+from tests.training.conftest import SEGMENTOR
 
-SEG_MINI = ROOT / 'configs' / 'fpn_crossformer_t_mini_ade20k.py'
 # No noise, and no statistics over the images of one process: a step then is the mean
 # gradient of all images.
 ONE_STEP = """
@@ -38,7 +38,7 @@ val_dataloader = val_evaluator = val_cfg = None
 def test_two_processes_step_as_one_with_twice_the_batch(mim, mini_ade20k, tmp_path):
     def step(name, batch, *launcher):
         config = tmp_path / f'{name}.py'
-        config.write_text(ONE_STEP.format(base=SEG_MINI, batch=batch))
+        config.write_text(ONE_STEP.format(base=SEGMENTOR, batch=batch))
         work_dir = tmp_path / name
         result = mim(
             *('train', 'mmsegmentation', config, '--work-dir', work_dir, *launcher),
