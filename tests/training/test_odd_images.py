@@ -28,10 +28,10 @@ def save_rotated(path):
     draw('RGB').save(path, exif=exif)
 
 
-def save_cut_off(path, share):
+def save_cut_off(path):
     draw('RGB', 640, 480).save(path)
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
+    path.write_bytes(content[: len(content) // 2])
 
 
 READABLE = {
@@ -43,10 +43,11 @@ READABLE = {
     'rotated.jpg': save_rotated,
     'banner.png': lambda path: draw('RGB', 8000, 60).save(path),
     'Drachen über 東京 №1.png': lambda path: draw('RGB').save(path),
-    'cut_off.jpg': lambda path: save_cut_off(path, 0.8),
 }
+# A turned image is annotated as it is shown.
+SIZES = {'rotated.jpg': (60, 90), 'banner.png': (8000, 60), 'dot.png': (1, 1)}
 UNREADABLE = {
-    'header_only.jpg': (lambda path: save_cut_off(path, 0.01), 'failed to load image'),
+    'cut_off.jpg': (save_cut_off, 'failed to load image.*cut_off.jpg'),
     'empty.jpg': (lambda path: path.touch(), 'empty.jpg|!buf.empty'),
     'text.jpg': (lambda path: path.write_text('no image'), 'failed to load image'),
     'missing.jpg': (lambda path: None, 'No such file.*missing.jpg'),
@@ -71,7 +72,7 @@ def annotations(width, height):
     ]
 
 
-def write_set(root, names, size=None):
+def write_set(root, names):
     """Write a data set in COCO's layout, of the given images."""
     content = dict(images=[], annotations=[], categories=[])
     content['categories'] = [
@@ -87,7 +88,7 @@ def write_set(root, names, size=None):
     for i, (name, save) in enumerate(names.items()):
         for split in ('train2017', 'val2017'):
             save(root / split / name)
-        width, height = size or (8000 if name == 'banner.png' else 90, 60)
+        width, height = SIZES.get(name, (90, 60))
         content['images'].append(dict(id=i, file_name=name, width=width, height=height))
         for entry in annotations(width, height):
             number = len(content['annotations'])
@@ -103,7 +104,6 @@ def test_odd_images_train_and_are_evaluated(mim, tmp_path):
     root = tmp_path / 'coco'
     names = READABLE | {'dot.png': lambda path: draw('RGB', 1, 1).save(path)}
     content = write_set(root, names)
-    content['images'][-1].update(width=1, height=1)
     # And an image without a single object.
     draw('RGB').save(root / 'train2017' / 'nothing.png')
     draw('RGB').save(root / 'val2017' / 'nothing.png')
@@ -145,13 +145,12 @@ def test_what_is_left_of_the_annotations(tmp_path, monkeypatch, name):
         assert np.abs(np.subtract(color, COLOR[::-1])).max() < 3  # blue comes first
 
 
-@pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.parametrize('name', UNREADABLE)
-def test_unreadable_images_are_named(tmp_path, monkeypatch, name, workers):
+def test_unreadable_images_are_named(tmp_path, monkeypatch, name):
     save, message = UNREADABLE[name]
     write_set(tmp_path, {name: save})
     with pytest.raises(Exception, match=message):
-        list(load(tmp_path, monkeypatch, workers))
+        list(load(tmp_path, monkeypatch, workers=1))
 
 
 def load(root, monkeypatch, workers):
