@@ -50,5 +50,6 @@ optim_wrapper = dict(
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=100, max_keep_ckpts=2),
+    visualization=dict(draw=True, interval=4),  # in vis_data/vis_image
 )
 randomness = dict(seed=0)

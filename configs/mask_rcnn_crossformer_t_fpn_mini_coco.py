@@ -97,5 +97,6 @@ optim_wrapper = dict(
 default_hooks = dict(
     logger=dict(interval=5),
     checkpoint=dict(max_keep_ckpts=2),
+    visualization=dict(draw=True, interval=4),  # in vis_data/vis_image
 )
 randomness = dict(seed=0)

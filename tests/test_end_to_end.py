@@ -29,6 +29,7 @@ def test_train_test_resume_and_pictures(mim, mini_coco, tmp_path):
     assert trained.returncode == 0, trained.stdout
     checkpoint = work_dir / 'epoch_1.pth'
     assert checkpoint.is_file()
+    assert list(work_dir.glob('*/vis_data/vis_image/val_img_*.png'))
 
     pickle = work_dir / 'predictions.pkl'
     tested = mim(
@@ -88,6 +89,7 @@ def test_segmentor_train_test_and_pictures(mim, mini_ade20k, tmp_path):
     assert trained.returncode == 0, trained.stdout
     assert 'CrossFormer_T is trained from scratch' in trained.stdout
     checkpoint = work_dir / 'iter_10.pth'
+    assert list(work_dir.glob('*/vis_data/vis_image/val_*.png'))
 
     predictions = work_dir / 'predictions'
     test = ('test', 'mmsegmentation', SEG_MINI, '--checkpoint', checkpoint, *place)

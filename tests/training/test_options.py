@@ -23,8 +23,10 @@ def logged(runner, name):
 
 @pytest.fixture(scope='module')
 def plain(short_training):
-    """Train a segmentor without any of the options."""
-    return short_training(SEGMENTOR)
+    """Train a segmentor without any of the options that change it."""
+    kinds = ('LocalVisBackend', 'TensorboardVisBackend')
+    backends = [dict(type=kind) for kind in kinds]
+    return short_training(SEGMENTOR, visualizer__vis_backends=backends)
 
 
 def test_the_log(plain):
@@ -32,6 +34,8 @@ def test_the_log(plain):
     assert logged(plain, 'loss').isfinite().all()
     assert (logged(plain, 'grad_norm') > 0).all()
     assert (logged(plain, 'lr').diff() > 0).all()  # the warm-up
+    # For TensorBoard too.
+    assert list(Path(plain.log_dir, 'vis_data').glob('events.out.tfevents.*'))
 
 
 def test_recomputing_blocks_changes_nothing(short_training, plain):
