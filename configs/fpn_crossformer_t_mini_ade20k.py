@@ -46,9 +46,9 @@ optim_wrapper = dict(
     optimizer=dict(lr=7e-4, weight_decay=0.05, fused=True),
     clip_grad=dict(_delete_=True, max_norm=10),
 )
-# Two, since the older one is removed before the newer one is written.
 default_hooks = dict(
     logger=dict(interval=10),
+    # Two, since the older one is removed before the newer one is written.
     checkpoint=dict(interval=100, max_keep_ckpts=2),
     visualization=dict(draw=True, interval=4),  # in vis_data/vis_image
 )

@@ -93,9 +93,9 @@ param_scheduler = [
 optim_wrapper = dict(
     optimizer=dict(lr=7e-4, weight_decay=0.05, fused=True), clip_grad=dict(max_norm=10)
 )
-# Two, since the older one is removed before the newer one is written.
 default_hooks = dict(
     logger=dict(interval=5),
+    # Two, since the older one is removed before the newer one is written.
     checkpoint=dict(max_keep_ckpts=2),
     visualization=dict(draw=True, interval=4),  # in vis_data/vis_image
 )

@@ -29,9 +29,10 @@ def newest_whole_checkpoint(work_dir: str, logger: Logger) -> str | None:
     Returns:
         str, optional: Its path; None where there is none.
     """
-    latest = find_latest_checkpoint(work_dir)
-    # The hook may be told to save elsewhere.
-    for path in checkpoints(Path(work_dir)) or filter(None, [latest]):
+    found = checkpoints(Path(work_dir))
+    if not found and (latest := find_latest_checkpoint(work_dir)):
+        found = [Path(latest)]  # the hook may be told to save elsewhere
+    for path in found:
         try:
             read_checkpoint(str(path))
         except CheckpointError as error:

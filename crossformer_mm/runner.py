@@ -82,8 +82,8 @@ class CheckedRunner(Runner):
         """Choose what ``--resume`` goes on from."""
         if not self._resume:
             return
-        newest = newest_whole_checkpoint(self.work_dir, self.logger)
         if self._load_from is None:
+            newest = newest_whole_checkpoint(self.work_dir, self.logger)
             if newest is None:
                 self.logger.info(
                     f'There is nothing to resume in {self.work_dir} yet: training '
@@ -94,6 +94,7 @@ class CheckedRunner(Runner):
         try:
             read_checkpoint(self._load_from)
         except CheckpointError as error:
+            newest = newest_whole_checkpoint(self.work_dir, self.logger)
             instead = newest or f'another: there is none in {self.work_dir}'
             raise SystemExit(
                 f'Cannot resume: {self._load_from} {error}\nResume {instead}.'

@@ -1,5 +1,7 @@
 """The parts of a block that CrossFormer shares with every vision transformer."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,8 +45,7 @@ class _LinearOfGELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        out = torch.cat([F.linear(F.gelu(part), weight, bias) for part in _blocks(x)])
-        return out.view(*x.shape[:-1], -1)
+        return _in_blocks(lambda part: F.linear(F.gelu(part), weight, bias), x)
 
     @staticmethod
     @once_differentiable
@@ -54,7 +55,7 @@ class _LinearOfGELU(torch.autograd.Function):
         for part, grad, grad_part in zip(*map(_blocks, (x, grad_out, grad_x))):
             grad_weight += grad.mT @ F.gelu(part)
             grad = grad @ weight.to(grad.dtype)
-            grad_part.copy_(torch.ops.aten.gelu_backward(grad, part))
+            torch.ops.aten.gelu_backward(grad, part, grad_input=grad_part)
         return grad_x, grad_weight, grad_out.flatten(0, -2).sum(0)
 
 
@@ -62,6 +63,14 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
     """Cut the tokens of ``[..., C]`` into blocks; on a CPU these then fit the cache."""
     x = x.flatten(0, -2)
     return x.split(BLOCK_TOKENS) if x.is_cpu and not is_compiling() else (x,)
+
+
+def _in_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function of tokens ``[..., C]`` block by block."""
+    blocks = _blocks(x)
+    if len(blocks) == 1:  # putting together would copy
+        return function(x)
+    return torch.cat([function(part) for part in blocks]).view(*x.shape[:-1], -1)
 
 
 class MLP(nn.Module):
@@ -84,7 +93,7 @@ class MLP(nn.Module):
         if torch.is_grad_enabled():
             return self.transform(x)
         # Nothing is kept, so that the hidden tokens need not be there at once either.
-        return torch.cat([self.transform(part) for part in _blocks(x)]).view(x.shape)
+        return _in_blocks(self.transform, x)
 
     def transform(self, x: Tensor) -> Tensor:
         """Run both layers on all tokens at once."""

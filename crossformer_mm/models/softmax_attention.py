@@ -253,18 +253,21 @@ def _slabs(qkv: Tensor, grouping: Grouping) -> Iterator[slice]:
     batch, height, width, channels = qkv.shape
     window = grouping.rows * grouping.interval
     numbers = batch * window * width * channels
-    step = window * max(
-        1, SLAB_NUMBERS.get(qkv.device.type, SLAB_NUMBERS['cuda']) // numbers
-    )
+    step = window * max(1, _limit(SLAB_NUMBERS, qkv.device) // numbers)
     for i in range(0, height, step):
         yield slice(i, i + step)
 
 
 def _chunks(groups: int, scores: int, device: torch.device) -> Iterator[slice]:
     """Cut the groups, ``scores`` each, into chunks of at most a block."""
-    step = max(1, BLOCK_SCORES.get(device.type, BLOCK_SCORES['cuda']) // scores)
+    step = max(1, _limit(BLOCK_SCORES, device) // scores)
     for i in range(0, groups, step):
         yield slice(i, i + step)
+
+
+def _limit(limits: dict[str, int], device: torch.device) -> int:
+    """Look up a device's limit; any accelerator's is that of a GPU."""
+    return limits.get(device.type, limits['cuda'])
 
 
 def _split(x: Tensor, heads: int) -> tuple[Tensor, ...]:
