@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MIM = Path(sys.executable).with_name('mim')
+DETECTOR = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
+SEGMENTOR = ROOT / 'configs' / 'fpn_crossformer_t_mini_ade20k.py'
+
+
+def scalars(work_dir):
+    """Read what the one training in a folder logged."""
+    (log,) = work_dir.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def make_mini(tool, folder):

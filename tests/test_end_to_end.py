@@ -7,11 +7,9 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.conftest import DETECTOR, ROOT, SEGMENTOR, scalars
 
-MINI = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
 FULL = ROOT / 'configs' / 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
-SEG_MINI = ROOT / 'configs' / 'fpn_crossformer_t_mini_ade20k.py'
 ONE_EPOCH = ('--cfg-options', 'train_cfg.max_epochs=1')
 
 
@@ -25,7 +23,7 @@ def metrics(work_dir):
 def test_train_test_resume_and_pictures(mim, mini_coco, tmp_path):
     work_dir = tmp_path / 'run'
     place = ('--work-dir', work_dir)
-    trained = mim('train', 'mmdet', MINI, *place, *ONE_EPOCH, coco_root=mini_coco)
+    trained = mim('train', 'mmdet', DETECTOR, *place, *ONE_EPOCH, coco_root=mini_coco)
     assert trained.returncode == 0, trained.stdout
     checkpoint = work_dir / 'epoch_1.pth'
     assert checkpoint.is_file()
@@ -33,7 +31,8 @@ def test_train_test_resume_and_pictures(mim, mini_coco, tmp_path):
 
     pickle = work_dir / 'predictions.pkl'
     tested = mim(
-        *('test', 'mmdet', MINI, '--checkpoint', checkpoint, '--out', pickle, *place),
+        *('test', 'mmdet', DETECTOR, '--checkpoint', checkpoint),
+        *('--out', pickle, *place),
         coco_root=mini_coco,
     )
     assert tested.returncode == 0, tested.stdout
@@ -41,7 +40,7 @@ def test_train_test_resume_and_pictures(mim, mini_coco, tmp_path):
 
     tool = ROOT / 'tools' / 'plot_run.py'
     subprocess.run(
-        [sys.executable, tool, work_dir, MINI],
+        [sys.executable, tool, work_dir, DETECTOR],
         env={'COCO_ROOT': str(mini_coco)},
         check=True,
     )
@@ -49,7 +48,7 @@ def test_train_test_resume_and_pictures(mim, mini_coco, tmp_path):
     assert (work_dir / 'curves.png').stat().st_size > 10_000
 
     resumed = mim(
-        *('train', 'mmdet', MINI, *place, '--resume'),
+        *('train', 'mmdet', DETECTOR, *place, '--resume'),
         *('--cfg-options', 'train_cfg.max_epochs=2'),
         coco_root=mini_coco,
     )
@@ -71,9 +70,7 @@ def test_full_size_config_runs_on_the_mini_set(mim, mini_coco, tmp_path):
     assert trained.returncode == 0, trained.stdout
     work_dir = tmp_path / 'work_dirs' / FULL.stem
     assert (work_dir / 'epoch_1.pth').is_file()
-    scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
-    records = [json.loads(line) for line in scalars]
-    assert any('coco/bbox_mAP' in record for record in records)
+    assert any('coco/bbox_mAP' in record for record in scalars(work_dir))
 
 
 @pytest.mark.slow
@@ -81,7 +78,7 @@ def test_segmentor_train_test_and_pictures(mim, mini_ade20k, tmp_path):
     work_dir = tmp_path / 'run'
     place = ('--work-dir', work_dir)
     trained = mim(
-        *('train', 'mmsegmentation', SEG_MINI, *place),
+        *('train', 'mmsegmentation', SEGMENTOR, *place),
         *('--cfg-options', 'train_cfg.max_iters=10', 'train_cfg.val_interval=10'),
         'default_hooks.checkpoint.interval=10',
         ade20k_root=mini_ade20k,
@@ -92,7 +89,7 @@ def test_segmentor_train_test_and_pictures(mim, mini_ade20k, tmp_path):
     assert list(work_dir.glob('*/vis_data/vis_image/val_*.png'))
 
     predictions = work_dir / 'predictions'
-    test = ('test', 'mmsegmentation', SEG_MINI, '--checkpoint', checkpoint, *place)
+    test = ('test', 'mmsegmentation', SEGMENTOR, '--checkpoint', checkpoint, *place)
     one_image = ('--cfg-options', 'test_dataloader.dataset.indices=1')
     several = mim(*test, '--tta', *one_image, ade20k_root=mini_ade20k)
     assert several.returncode == 0, several.stdout
@@ -101,7 +98,7 @@ def test_segmentor_train_test_and_pictures(mim, mini_ade20k, tmp_path):
     assert {'mIoU', 'mAcc', 'aAcc'} <= metrics(work_dir).keys()
 
     subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'plot_seg_run.py', work_dir, SEG_MINI],
+        [sys.executable, ROOT / 'tools' / 'plot_seg_run.py', work_dir, SEGMENTOR],
         env={'ADE20K_ROOT': str(mini_ade20k)},
         check=True,
     )
@@ -114,7 +111,7 @@ def test_missing_data_is_one_clear_message(mim, mini_coco, tmp_path, command):
     checkpoint = tmp_path / 'weights.pth'
     torch.save({'state_dict': {}}, checkpoint)
     given = ('--checkpoint', checkpoint) if command == 'test' else ()
-    result = mim(command, 'mmdet', MINI, *given, coco_root=tmp_path / 'nowhere')
+    result = mim(command, 'mmdet', DETECTOR, *given, coco_root=tmp_path / 'nowhere')
     assert result.returncode != 0
     path = tmp_path / 'nowhere' / 'annotations'
     assert f'Data not found: {path}' in result.stdout
@@ -134,7 +131,7 @@ def test_missing_pretrained_weights_are_one_clear_message(mim, mini_coco):
 
 
 def test_missing_ade20k_is_one_clear_message(mim, tmp_path):
-    result = mim('train', 'mmsegmentation', SEG_MINI, ade20k_root=tmp_path / 'nowhere')
+    result = mim('train', 'mmsegmentation', SEGMENTOR, ade20k_root=tmp_path / 'nowhere')
     assert result.returncode != 0
     path = tmp_path / 'nowhere' / 'images' / 'training'
     assert f'Data not found: {path}' in result.stdout

@@ -2,10 +2,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import RUNNERS, DefaultScope
 
-from tests.conftest import ROOT
+from tests.conftest import DETECTOR, SEGMENTOR
 
-DETECTOR = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
-SEGMENTOR = ROOT / 'configs' / 'fpn_crossformer_t_mini_ade20k.py'
 COMMON = {
     **dict.fromkeys(['val_dataloader', 'val_evaluator', 'val_cfg']),
     **dict.fromkeys(['test_dataloader', 'test_evaluator', 'test_cfg']),

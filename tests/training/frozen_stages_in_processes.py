@@ -4,7 +4,8 @@ import torch
 from mmengine.registry import RUNNERS
 from torch import distributed as dist
 
-from tests.training.conftest import DETECTOR, short_config
+from tests.conftest import DETECTOR
+from tests.training.conftest import short_config
 
 for frozen_stages in range(5):
     config = short_config(

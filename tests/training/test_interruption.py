@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
-from tests.conftest import MIM
-from tests.training.conftest import DETECTOR
+from tests.conftest import DETECTOR, MIM
 
 # CROSSFORMER_KILLS=20 for a long run.
 KILLS = int(os.environ.get('CROSSFORMER_KILLS', 2))

@@ -9,7 +9,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from tests.training.conftest import DETECTOR, short_config
+from tests.conftest import DETECTOR, scalars
+from tests.training.conftest import short_config
 
 KITE = 38  # one of the mini config's classes
 COLOR = (200, 60, 30)
@@ -46,6 +47,7 @@ READABLE = {
 }
 # A turned image is annotated as it is shown.
 SIZES = {'rotated.jpg': (60, 90), 'banner.png': (8000, 60), 'dot.png': (1, 1)}
+WITHOUT_OBJECTS = 'nothing.png'
 UNREADABLE = {
     'cut_off.jpg': (save_cut_off, 'failed to load image.*cut_off.jpg'),
     'empty.jpg': (lambda path: path.touch(), 'empty.jpg|!buf.empty'),
@@ -90,28 +92,23 @@ def write_set(root, names):
             save(root / split / name)
         width, height = SIZES.get(name, (90, 60))
         content['images'].append(dict(id=i, file_name=name, width=width, height=height))
-        for entry in annotations(width, height):
+        entries = [] if name == WITHOUT_OBJECTS else annotations(width, height)
+        for entry in entries:
             number = len(content['annotations'])
             content['annotations'].append(entry | dict(id=number, image_id=i))
     for split in ('train2017', 'val2017'):
         path = root / 'annotations' / f'instances_{split}.json'
         path.write_text(json.dumps(content))
-    return content
 
 
 @pytest.mark.slow
 def test_odd_images_train_and_are_evaluated(mim, tmp_path):
     root = tmp_path / 'coco'
-    names = READABLE | {'dot.png': lambda path: draw('RGB', 1, 1).save(path)}
-    content = write_set(root, names)
-    # And an image without a single object.
-    draw('RGB').save(root / 'train2017' / 'nothing.png')
-    draw('RGB').save(root / 'val2017' / 'nothing.png')
-    nothing = dict(id=99, file_name='nothing.png', width=90, height=60)
-    content['images'].append(nothing)
-    for path in (root / 'annotations').iterdir():
-        path.write_text(json.dumps(content))
-
+    names = READABLE | {
+        'dot.png': lambda path: draw('RGB', 1, 1).save(path),
+        WITHOUT_OBJECTS: lambda path: draw('RGB').save(path),
+    }
+    write_set(root, names)
     work_dir = tmp_path / 'run'
     result = mim(
         *('train', 'mmdet', DETECTOR, '--work-dir', work_dir, '--cfg-options'),
@@ -120,13 +117,12 @@ def test_odd_images_train_and_are_evaluated(mim, tmp_path):
         coco_root=root,
     )
     assert result.returncode == 0, result.stdout
-    scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
-    *steps, evaluation = map(json.loads, scalars)
+    *steps, evaluation = scalars(work_dir)
     # Neither the dot nor the image without objects is trained on: batches of two.
     assert len(steps) == -(-len(READABLE) // 2)
     assert all(np.isfinite(step['loss']) for step in steps)
     assert 'coco/bbox_mAP' in evaluation
-    assert f'[{-(-len(content["images"]) // 4)}/' in result.stdout
+    assert f'[{-(-len(names) // 4)}/' in result.stdout
 
 
 @pytest.mark.parametrize('name', READABLE)

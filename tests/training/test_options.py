@@ -1,7 +1,6 @@
 """A real, short training with each of the usual options."""
 
 import copy
-import json
 from pathlib import Path
 
 import pytest
@@ -10,15 +9,15 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
-from tests.training.conftest import SEGMENTOR
+from tests.conftest import SEGMENTOR, scalars
 
 pytestmark = pytest.mark.slow
 
 
 def logged(runner, name):
     """Read a value of each iteration from the log."""
-    log = Path(runner.log_dir, 'vis_data', 'scalars.json').read_text().splitlines()
-    return torch.tensor([json.loads(line)[name] for line in log])
+    records = scalars(Path(runner.work_dir))
+    return torch.tensor([record[name] for record in records])
 
 
 @pytest.fixture(scope='module')

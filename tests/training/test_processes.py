@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
-from tests.conftest import ROOT
-from tests.training.conftest import SEGMENTOR
+from tests.conftest import ROOT, SEGMENTOR
 
 # No noise, and no statistics over the images of one process: a step then is the mean
 # gradient of all images.

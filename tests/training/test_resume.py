@@ -5,7 +5,7 @@ import logging
 import torch
 
 from crossformer_mm.resume import checkpoints, newest_whole_checkpoint
-from tests.training.conftest import DETECTOR
+from tests.conftest import DETECTOR
 
 LOGGER = logging.getLogger('test')
 
