@@ -2,7 +2,9 @@
 fits = import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))
 PYTHON ?= $(shell for python in python3.11 python3.10 python3; do \
 	$$python -c '$(fits)' 2>/dev/null && break; done; echo $$python)
-BIN := .venv/bin
+# STACK=onedl takes the OneDL forks instead, in an environment of their own.
+export STACK ?= openmmlab
+BIN := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))/bin
 CONFIG := configs/mask_rcnn_crossformer_t_fpn_mini_coco.py
 WORK_DIR := work_dirs/quickstart
 SEG_CONFIG := configs/fpn_crossformer_t_mini_ade20k.py

@@ -1,6 +1,7 @@
 """Build .venv at the root of the repository, once: `make env` runs this.
 
-Installs the stack pinned in openmmlab.txt, what the tests need, and the plugin itself.
+Installs the stack pinned in openmmlab.txt and common.txt, what the tests need, and the
+plugin itself. With STACK=name in the environment it is name.txt, and .venv-name.
 Uses the standard library alone, and nothing that Python 3.8 cannot parse: whoever has
 the wrong Python gets a line that says so instead of a syntax error.
 
@@ -26,14 +27,18 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-VENV = ROOT / '.venv'
-PINS = ROOT / 'requirements' / 'openmmlab.txt'
+STACK = os.environ.get('STACK') or 'openmmlab'
+VENV = ROOT / ('.venv' if STACK == 'openmmlab' else f'.venv-{STACK}')
+PINS = ROOT / 'requirements' / f'{STACK}.txt'
+COMMON_PINS = ROOT / 'requirements' / 'common.txt'
 TEST_PINS = ROOT / 'requirements' / 'tests.txt'
 GIGABYTE = 1e9
 
 
 def main(pins: Path = PINS) -> None:
     """Build .venv from the versions in ``pins``, unless it stands already."""
+    if not pins.exists():
+        stop(f'STACK={STACK}: there is no {pins}')
     driver = nvidia_driver()
     frame, content = describe(pins, driver)
     stamp = VENV / 'crossformer_mm.stamp'
@@ -42,12 +47,14 @@ def main(pins: Path = PINS) -> None:
         return
 
     check_python(pins)
-    check_compiler(pins, driver)
-    check_disk(driver)
+    if mmcv_with_ops(pins):
+        check_compiler(pins, driver)
+    check_disk(pins, driver)
     if VENV.exists() and state is None:
         stop(f'{VENV} was not made by make env: move it away, or rm -r {VENV}')
 
-    say(f'Building {VENV} ({"CUDA" if driver else "CPU"} build of torch)')
+    build = 'CPU' if cpu_index(pins) and not driver else 'CUDA'
+    say(f'Building {VENV} ({build} build of torch)')
     # What stands in the same frame is brought up to date; anything else is built anew.
     if not (state and state.startswith(frame) and venv_python().exists()):
         shutil.rmtree(VENV, ignore_errors=True)
@@ -57,9 +64,10 @@ def main(pins: Path = PINS) -> None:
     run([sys.executable, '-m', 'venv', str(VENV)], 'Python')
     install_build_tools(pins)
     install_torch(pins, driver)
-    install_mmcv(pins, driver)
+    if mmcv_with_ops(pins):
+        install_mmcv(pins, driver)
     install_rest(pins)
-    verify()
+    verify(pins)
     shutil.rmtree(VENV / 'tmp')
     stamp.write_text(frame + content)
     say(f'{VENV} is ready')
@@ -76,7 +84,7 @@ def describe(pins: Path, driver: str | None) -> tuple[str, str]:
     python, torch = platform.python_version(), pinned(pins, 'torch')
     frame = f'Python {python}, torch {torch}, driver {driver} in {VENV}\n'
     digest = hashlib.sha256()
-    for path in (pins, TEST_PINS, ROOT / 'setup.py', Path(__file__)):
+    for path in (pins, COMMON_PINS, TEST_PINS, ROOT / 'setup.py', Path(__file__)):
         digest.update(path.read_bytes())
     return frame, digest.hexdigest() + '\n'
 
@@ -151,11 +159,11 @@ def find_nvcc() -> str | None:
     return shutil.which('nvcc') or shutil.which('nvcc', path='/usr/local/cuda/bin')
 
 
-def check_disk(driver: str | None) -> None:
+def check_disk(pins: Path, driver: str | None) -> None:
     """Stop if .venv and the compilation would fill the disk."""
     # Measured for the CPU: 1.4 GB of .venv and 0.2 GB to compile mmcv. Estimated for
     # CUDA, whose libraries are 3 GB to download and 5 GB unpacked.
-    needed = 14 if driver else 3
+    needed = 3 if cpu_index(pins) and not driver else 14
     free = shutil.disk_usage(ROOT).free / GIGABYTE
     if free < needed:
         stop(
@@ -170,18 +178,18 @@ def check_disk(driver: str | None) -> None:
 def install_build_tools(pins: Path) -> None:
     """Install what torch and mmcv are installed with."""
     # pip first and alone: the steps after it count on what the pinned one can do.
-    pip_install('pip', '-c', pins, title='pip, pinned')
+    pip_install('pip', *constraints(pins), title='pip, pinned')
     # OpenCV belongs here: mmcv requires the one it meets while it is built.
     tools = ['setuptools', 'wheel', 'ninja', 'opencv-python-headless']
-    pip_install(*tools, '-c', pins, title='build tools')
+    pip_install(*tools, *constraints(pins), title='build tools')
 
 
 def install_torch(pins: Path, driver: str | None) -> None:
     """Install the CUDA build of torch where there is a driver, else the CPU build."""
-    version = pinned(pins, 'torch')
-    if driver:
+    version, index = pinned(pins, 'torch'), cpu_index(pins)
+    if driver or not index:
         # ==: would be content with a CPU build that a local folder offers.
-        pip_install(f'torch==={version}', '-c', pins, title='torch for CUDA, 3 GB')
+        pip_install(f'torch==={version}', *constraints(pins), title='torch for CUDA, 3 GB')
         return
     torch = f'torch=={version}+cpu'
     # PyPI has no CPU build. pip may be set up to find one elsewhere, on a machine from
@@ -190,21 +198,33 @@ def install_torch(pins: Path, driver: str | None) -> None:
         [*pip('install'), '-qqq', '--dry-run', '--no-deps', torch],
         env=environment(),
     )
-    index = note(pins, r'^torch==.*CPU on (\S+)')
     extra = [] if known.returncode == 0 else ['--extra-index-url', index]
-    pip_install(torch, '-c', pins, *extra, title='torch for CPU, 0.2 GB')
+    pip_install(torch, *constraints(pins), *extra, title='torch for CPU, 0.2 GB')
+
+
+def cpu_index(pins: Path) -> str | None:
+    """Tell where the CPU build of torch is; None where the stack takes no such build."""
+    found = re.search(r'^torch==.*CPU on (\S+)', pins.read_text(), re.MULTILINE)
+    return found and found[1]
+
+
+def mmcv_with_ops(pins: Path) -> str | None:
+    """Tell what the stack calls mmcv; None where it takes one without compiled ops."""
+    found = re.search(r'^((?:onedl-)?mmcv)==', pins.read_text(), re.MULTILINE)
+    return found and found[1]
 
 
 def install_mmcv(pins: Path, driver: str | None) -> None:
     """Install mmcv with its ops, from the wheel that an earlier run kept if any."""
-    version = pinned(pins, 'mmcv')
+    name = mmcv_with_ops(pins)
+    mmcv = f'{name}=={pinned(pins, name)}'
     folder = wheel_folder(
-        mmcv=version,
+        mmcv=mmcv.replace('==', '-'),
         torch=pinned(pins, 'torch'),
         device=f'cuda-{driver}' if driver else 'cpu',
     )
     if not list(folder.glob('*.whl')):
-        wheel = compile_mmcv(version, driver)
+        wheel = compile_mmcv(mmcv, driver)
         keep(wheel, folder)
     (wheel,) = folder.glob('*.whl')
     pip_install('--no-deps', wheel, title=f'mmcv from {folder}')
@@ -222,7 +242,7 @@ def wheel_folder(mmcv: str, torch: str, device: str) -> Path:
     # pip's cache may be switched off.
     cache = Path(answer.stdout.strip()) if answer.returncode == 0 else ROOT / '.cache'
     tag = f'cp{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}'
-    return cache / 'crossformer_mm' / f'mmcv-{mmcv}-torch-{torch}-{device}-{tag}'
+    return cache / 'crossformer_mm' / f'{mmcv}-torch-{torch}-{device}-{tag}'
 
 
 def keep(wheel: Path, folder: Path) -> None:
@@ -233,19 +253,19 @@ def keep(wheel: Path, folder: Path) -> None:
     part.replace(folder / wheel.name)
 
 
-def compile_mmcv(version: str, driver: str | None) -> Path:
-    """Compile mmcv's ops and return the wheel."""
+def compile_mmcv(mmcv: str, driver: str | None) -> Path:
+    """Compile the ops of mmcv, such as 'mmcv==2.1.0', and return the wheel."""
     cores = len(os.sched_getaffinity(0))
     say(
-        f'Compiling mmcv {version} for this torch on {cores} cores: 77 files and '
-        'about 12 minutes on 2 cores, several times that for a GPU. Kept for next time.'
+        f'Compiling {mmcv} for this torch on {cores} cores: about 80 files and '
+        '12 minutes on 2 cores, several times that for a GPU. Kept for next time.'
     )
     log = VENV / 'mmcv-build.log'
     target = VENV / 'tmp' / 'wheels'
     command = [*pip('wheel'), '-v', '--no-deps', '--no-build-isolation']
     # No cache, or pip may take a wheel it has built for another torch.
-    command += ['--no-cache-dir', '--no-binary', 'mmcv']
-    command += [f'mmcv=={version}', '-w', str(target)]
+    command += ['--no-cache-dir', '--no-binary', mmcv.partition('==')[0]]
+    command += [mmcv, '-w', str(target)]
     switches = {'MMCV_WITH_OPS': '1', 'MAX_JOBS': str(cores)}
     switches['FORCE_CUDA'] = '1' if driver else '0'
     if follow(command, {**environment(), **switches}, log) != 0:
@@ -322,16 +342,17 @@ class Progress:
 
 def install_rest(pins: Path) -> None:
     """Install everything else, and the plugin itself, editable."""
-    pip_install('--no-deps', '-r', pins, '-r', TEST_PINS, title='everything else')
+    lists = (f'-r{path}' for path in (pins, COMMON_PINS, TEST_PINS))
+    pip_install('--no-deps', *lists, title='everything else')
     # The old way (setup.py develop): mim finds the tools of a package beside the
     # location its metadata give, which a modern editable install points elsewhere.
     old_way = ['--no-deps', '--no-build-isolation', '--no-use-pep517']
     pip_install(*old_way, '-e', ROOT, title='crossformer_mm, editable')
 
 
-def verify() -> None:
-    """Stop unless what was compiled loads."""
-    check = 'import torch, mmcv._ext, mmdet.apis, mmseg.apis, mim, matplotlib.pyplot'
+def verify(pins: Path) -> None:
+    """Stop unless what the stack is for loads."""
+    check = f'import {note(pins, r"^# Must import: (.+)$")}'
     run([str(venv_python()), '-W', 'ignore', '-c', check], 'first import of it all')
 
 
@@ -385,9 +406,15 @@ def pinned(pins: Path, name: str) -> str:
     return note(pins, rf'^{re.escape(name)}==([^\s;]+)')
 
 
+def constraints(pins: Path) -> list[str]:
+    """Return pip's options that hold it to the pinned versions."""
+    return [f'-c{pins}', f'-c{COMMON_PINS}']
+
+
 def note(pins: Path, pattern: str) -> str:
-    """Return what ``pattern`` captures in the pin file."""
-    found = re.search(pattern, pins.read_text(), re.MULTILINE)
+    """Return what ``pattern`` captures in the pin files."""
+    text = pins.read_text() + COMMON_PINS.read_text()
+    found = re.search(pattern, text, re.MULTILINE)
     if found is None:
         stop(f'{pins} has no line that matches {pattern}: restore it')
     return found[1]

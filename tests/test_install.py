@@ -92,7 +92,7 @@ def test_too_little_disk(install, monkeypatch):
     usage = SimpleNamespace(free=1.5e9)
     monkeypatch.setattr(install.shutil, 'disk_usage', lambda path: usage)
     with pytest.raises(SystemExit) as stopped:
-        install.check_disk(driver=None)
+        install.check_disk(install.PINS, driver=None)
     assert '1.5 GB' in one_line(stopped)
 
 
@@ -235,9 +235,9 @@ def test_mmcv_is_compiled_once_per_torch_and_device(
 ):
     compiled = []
 
-    def compile_mmcv(version, driver):
-        compiled.append((version, driver))
-        wheel = tmp_path / f'mmcv-{version}-cp311-cp311-linux_x86_64.whl'
+    def compile_mmcv(mmcv, driver):
+        compiled.append((mmcv, driver))
+        wheel = tmp_path / f'{mmcv.replace("==", "-")}-cp311-cp311-linux_x86_64.whl'
         wheel.write_text(str(driver))
         return wheel
 
@@ -248,7 +248,7 @@ def test_mmcv_is_compiled_once_per_torch_and_device(
         install.install_mmcv(pins, driver)
         assert wheels[-1][-1].read_text() == str(driver)
         assert tmp_path / 'cache' in wheels[-1][-1].parents
-    assert compiled == [('2.1.0', None), ('2.1.0', '9.0')]
+    assert compiled == [('mmcv==2.1.0', None), ('mmcv==2.1.0', '9.0')]
     pins.write_text('torch==2.14.0\nmmcv==2.1.0\n')
     install.install_mmcv(pins, None)
     assert len(compiled) == 3
@@ -259,7 +259,7 @@ def test_wheels_stay_in_the_repository_when_pip_has_no_cache(
     install, wheels, monkeypatch
 ):
     monkeypatch.setenv('PIP_NO_CACHE_DIR', '1')
-    folder = install.wheel_folder(mmcv='2.1.0', torch='2.13.0', device='cpu')
+    folder = install.wheel_folder(mmcv='mmcv-2.1.0', torch='2.13.0', device='cpu')
     assert install.ROOT / '.cache' in folder.parents
 
 
@@ -317,7 +317,7 @@ def test_a_failed_compilation_shows_its_last_lines(install, wheels, monkeypatch)
     fails = [sys.executable, '-c', "print('x.cpp:1: error: no such op'); exit(1)"]
     monkeypatch.setattr(install, 'pip', lambda *_: fails)
     with pytest.raises(SystemExit) as stopped:
-        install.compile_mmcv('2.1.0', None)
+        install.compile_mmcv('mmcv==2.1.0', None)
     assert 'mmcv-build.log' in str(stopped.value)
     assert 'no such op' in str(stopped.value)
     assert 'no such op' in (install.VENV / 'mmcv-build.log').read_text()

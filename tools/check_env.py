@@ -23,7 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-PINS = (Path(__file__).parents[1] / 'requirements' / 'openmmlab.txt').read_text()
+FOLDER = Path(__file__).parents[1] / 'requirements'
+PINS = ''.join((FOLDER / name).read_text() for name in ('openmmlab.txt', 'common.txt'))
 CPU_INDEX = r'^torch==.*CPU on (\S+)'
 PIP = f'{shlex.quote(sys.executable)} -m pip'
 

@@ -1,11 +1,11 @@
 """Attention within groups: long short distance attention (LSDA)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice
 from .partition import Grouping
-from .position_bias import POSITION_BIASES
 from .softmax_attention import blockwise_attention, plain_attention
 
 
@@ -23,7 +23,9 @@ class GroupAttention(nn.Module):
             where it is None. Defaults to None.
         attn_drop_rate (float): Dropout of the attention weights. Defaults to 0.
         proj_drop_rate (float): Dropout of the output. Defaults to 0.
-        position_bias (str): A key of ``POSITION_BIASES``. Defaults to 'dpb'.
+        position_bias (Callable, optional): Makes a module that computes the bias of
+            each offset, ``[heads, 2 rows - 1, 2 cols - 1]``, from the rows and columns
+            of a group. Defaults to None.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class GroupAttention(nn.Module):
         qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
-        position_bias: str = 'dpb',
+        position_bias: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -43,10 +45,8 @@ class GroupAttention(nn.Module):
         self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
-        check_choice('position_bias', position_bias, list(POSITION_BIASES))
-        make_bias = POSITION_BIASES[position_bias]
         # `pos` is the published checkpoints' name.
-        self.pos = None if make_bias is None else make_bias(dim, num_heads)
+        self.pos = None if position_bias is None else position_bias()
 
     def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
         """Attend within the groups of a map ``[B, H, W, C]``; the shape stays."""

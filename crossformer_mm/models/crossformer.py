@@ -12,7 +12,7 @@ Where this code deviates from the published one, and why:
   size for all images after it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,11 +23,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint.pretrained import with_whole_backbone
-from .attention import GroupAttention
+from .ablations import (
+    ATTENTIONS,
+    POSITION_BIASES,
+    Attending,
+    PositionedEmbedding,
+    attentions,
+    position_biases,
+)
 from .checks import check_choice, check_positive, check_rate, check_subset
 from .embed import CrossScaleEmbedding, CrossScaleMerging
 from .layers import MLP, DropPath
-from .partition import Grouping, lda_grouping, sda_grouping
+from .partition import lda_grouping, sda_grouping
 from .zoo import resolve_arch
 
 MIN_INPUT_SIZE = 32
@@ -39,8 +46,9 @@ class Block(nn.Module):
     Args:
         dim (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
-        grouping (Callable): From (height, width) of a map to its ``Grouping``: what
-            makes the block a short- or a long-distance one.
+        attending (tuple[Callable, Callable]): The class of the attention, and from
+            (height, width) of a map to its ``Grouping``: what makes the block a short-
+            or a long-distance one.
         mlp_ratio (float): Width of the MLP relative to C. Defaults to 4.
         drop_rate (float): Dropout of the attention's output and in the MLP.
             Defaults to 0.
@@ -54,7 +62,7 @@ class Block(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        grouping: Callable[[int, int], Grouping],
+        attending: Attending,
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -62,11 +70,9 @@ class Block(nn.Module):
         **attn_args: Any,
     ) -> None:
         super().__init__()
-        self.grouping = grouping
+        attention, self.grouping = attending
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = GroupAttention(
-            dim, num_heads, proj_drop_rate=drop_rate, **attn_args
-        )
+        self.attn = attention(dim, num_heads, proj_drop_rate=drop_rate, **attn_args)
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, int(dim * mlp_ratio), drop_rate)
@@ -93,8 +99,7 @@ class Stage(nn.Module):
     Args:
         dim (int): Width C of the tokens.
         drop_path_rates (Sequence[float]): Stochastic depth, one rate per block.
-        sda (Callable): Grouping of the blocks 0, 2, 4, ....
-        lda (Callable): Grouping of the blocks 1, 3, 5, ....
+        attending (tuple): How the blocks 0, 2, 4, ... attend, and how 1, 3, 5, ... do.
         with_acl (bool): Whether every third block but the last has an ACL.
         downsample (nn.Module, optional): The merging; None in the last stage.
         with_cp (bool): Whether to recompute each block's activations in the
@@ -106,8 +111,7 @@ class Stage(nn.Module):
         self,
         dim: int,
         drop_path_rates: Sequence[float],
-        sda: Callable[[int, int], Grouping],
-        lda: Callable[[int, int], Grouping],
+        attending: tuple[Attending, Attending],
         with_acl: bool,
         downsample: nn.Module | None,
         with_cp: bool,
@@ -118,7 +122,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 dim,
-                grouping=lda if i % 2 else sda,
+                attending=attending[i % 2],
                 drop_path_rate=rate,
                 with_acl=with_acl and i % 3 == 2 and i < last,
                 **block_args,
@@ -174,7 +178,12 @@ class CrossFormer(BaseModule):
         qkv_bias (bool): Whether query, key and value have a bias. Defaults to True.
         qk_scale (float, optional): Factor of the attention scores. Defaults to
             None: the square root of a head's width, inverted.
-        position_bias (str): 'dpb', 'dpb_residual' or 'none'. Defaults to 'dpb'.
+        attention (str): 'lsda', or what the paper's ablations put in its place: 'sda'
+            or 'lda' alone, 'shifted' windows as in Swin, spatial 'reduction' as in PVT.
+            Defaults to 'lsda'.
+        position_bias (str): 'dpb', or what the paper's ablations put in its place:
+            'dpb_residual', a learned table 'rpb' as in Swin, an absolute embedding
+            'ape', or 'none'. Defaults to 'dpb'.
         drop_rate (float): Dropout of tokens. Defaults to 0.
         attn_drop_rate (float): Dropout of attention weights. Defaults to 0.
         drop_path_rate (float, optional): Stochastic depth of the last block; it
@@ -209,6 +218,7 @@ class CrossFormer(BaseModule):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
+        attention: str = 'lsda',
         position_bias: str = 'dpb',
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -242,6 +252,13 @@ class CrossFormer(BaseModule):
             )
         check_subset('out_indices', out_indices, range(stages))
         check_choice('frozen_stages', frozen_stages, range(-1, stages + 1))
+        check_choice('attention', attention, ATTENTIONS)
+        check_choice('position_bias', position_bias, POSITION_BIASES)
+        if attention == 'reduction' and position_bias not in ('ape', 'none'):
+            raise ValueError(
+                f"attention='reduction' has no groups and so no offsets in them, got "
+                f"position_bias={position_bias!r}: take 'ape' or 'none'."
+            )
         check_positive('in_channels', in_channels)
         check_positive('mlp_ratio', mlp_ratio)
         check_rate('drop_rate', drop_rate)
@@ -254,7 +271,10 @@ class CrossFormer(BaseModule):
         # Width of each stage, under the name that timm and mmpretrain give it.
         self.num_features = [settings['embed_dims'] * 2**i for i in range(stages)]
 
-        self.patch_embed = CrossScaleEmbedding(
+        embedding = (
+            PositionedEmbedding if position_bias == 'ape' else CrossScaleEmbedding
+        )
+        self.patch_embed = embedding(
             in_channels, self.num_features[0], patch_sizes, drop_rate
         )
         # These are numbers, wanted on the meta device too.
@@ -266,21 +286,30 @@ class CrossFormer(BaseModule):
         last = max(self.out_indices)
         self.layers = nn.ModuleList()
         for i, dim in enumerate(self.num_features[: last + 1]):
-            group = dict(group_size=settings['group_size'][i], lda_mode=lda_mode)
-            interval = None if adaptive_interval else settings['crs_interval'][i]
+            group_size, interval = (
+                settings['group_size'][i],
+                settings['crs_interval'][i],
+            )
+            heads = settings['num_heads'][i]
+            group = dict(group_size=group_size, lda_mode=lda_mode)
+            lda = dict(group, interval=None if adaptive_interval else interval)
             stage = Stage(
                 dim,
                 drop_path_rates[i].tolist(),
-                sda=partial(sda_grouping, **group),
-                lda=partial(lda_grouping, **group, interval=interval),
+                attentions(
+                    attention,
+                    sda=partial(sda_grouping, **group),
+                    lda=partial(lda_grouping, **lda),
+                    interval=interval,
+                ),
                 with_acl=settings['with_acl'],
                 downsample=CrossScaleMerging(dim, merge_sizes[i]) if i < last else None,
                 with_cp=with_cp,
-                num_heads=settings['num_heads'][i],
+                num_heads=heads,
                 mlp_ratio=mlp_ratio,
                 qkv_bias=qkv_bias,
                 qk_scale=qk_scale,
-                position_bias=position_bias,
+                position_bias=position_biases(position_bias, dim, heads, group_size),
                 drop_rate=drop_rate,
                 attn_drop_rate=attn_drop_rate,
             )

@@ -1,6 +1,5 @@
 """Position bias inside an attention group."""
 
-from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -100,10 +99,3 @@ def offsets(rows: int, cols: int, device: torch.device) -> Tensor:
         ),
         dim=-1,
     ).float()
-
-
-POSITION_BIASES = {
-    'dpb': DynamicPositionBias,
-    'dpb_residual': partial(DynamicPositionBias, residual=True),
-    'none': None,
-}

@@ -53,13 +53,20 @@ def plain_attention(
         Tensor: ``[B, H, W, C]``.
     """
     x, padding = _cut(qkv, grouping)
-    q, k, v = _split(x, heads)
-    scores = q @ k.transpose(2, 3) * scale
-    mask = _mask(padding, spread(table, grouping), scores.dtype)
-    weights = (scores if mask is None else scores + mask).softmax(-1)
-    x = F.dropout(weights, drop_rate) @ v
+    weights = attention_weights(x, padding, spread(table, grouping), heads, scale)
+    x = F.dropout(weights, drop_rate) @ _split(x, heads)[2]
     x = x.transpose(1, 2).flatten(2)
     return ungroup_tokens(x, grouping, *qkv.shape[:3])
+
+
+def attention_weights(
+    x: Tensor, padding: Tensor | None, bias: Tensor | None, heads: int, scale: float
+) -> Tensor:
+    """Compute what each token attends to: ``[G, N, 3 C]`` to ``[G, heads, N, N]``."""
+    q, k, _ = _split(x, heads)
+    scores = q @ k.transpose(2, 3) * scale
+    mask = _mask(padding, bias, scores.dtype)
+    return (scores if mask is None else scores + mask).softmax(-1)
 
 
 def blockwise_attention(

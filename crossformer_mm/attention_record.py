@@ -1,0 +1,119 @@
+"""Look into the attention of a backbone: who shares a group, and who attends to whom.
+
+::
+
+    with record_attention(backbone) as records:
+        backbone(image)
+    tokens, weights = records[stage][block].of_token(row, col)
+
+Hooks keep what enters each attention; the weights are computed when they are asked for,
+so that the forward pass itself is the one that is always run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .models import CrossFormer
+from .models.attention import GroupAttention
+from .models.partition import Grouping, group_tokens
+from .models.softmax_attention import attention_weights, spread
+
+
+@dataclass(frozen=True)
+class AttentionRecord:
+    """What entered the attention of one block.
+
+    Args:
+        attention (GroupAttention): The module.
+        x (Tensor): The map that entered it, ``[1, H, W, C]``.
+        grouping (Grouping): How the map was cut into groups.
+    """
+
+    attention: GroupAttention
+    x: Tensor
+    grouping: Grouping
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the map, in tokens."""
+        return tuple(self.x.shape[1:3])
+
+    def groups(self) -> Tensor:
+        """List the tokens of each group: ``[groups, N]``.
+
+        A token is a number, row * W + column; padding is -1.
+        """
+        height, width = self.shape
+        numbers = torch.arange(1, height * width + 1, device=self.x.device)
+        numbers = group_tokens(numbers.view(1, height, width, 1), self.grouping)
+        return numbers.squeeze(-1) - 1
+
+    @torch.no_grad()
+    def weights(self, some: slice = slice(None)) -> Tensor:
+        """Compute the attention weights in some groups: ``[groups, heads, N, N]``.
+
+        Rows are queries and sum to 1 over the keys; those of padding mean nothing.
+        """
+        attention = self.attention
+        padding = self.groups()[some] < 0
+        x = attention.qkv(group_tokens(self.x, self.grouping)[some])
+        bias = spread(self.position_bias(), self.grouping)
+        return attention_weights(x, padding, bias, attention.num_heads, attention.scale)
+
+    @torch.no_grad()
+    def position_bias(self) -> Tensor | None:
+        """Return the bias of each offset, ``[heads, 2 rows - 1, 2 cols - 1]``."""
+        pos = self.attention.pos
+        return None if pos is None else pos(self.grouping.rows, self.grouping.cols)
+
+    def of_token(self, row: int, col: int) -> tuple[Tensor, Tensor]:
+        """Tell what one token attends to.
+
+        Returns:
+            tuple[Tensor]: The numbers of the N tokens in its group, padding left out,
+            and the weight it gives to each, ``[heads, N]``.
+        """
+        groups = self.groups()
+        ((group, place),) = (groups == row * self.shape[1] + col).nonzero().tolist()
+        real = groups[group] >= 0
+        weights = self.weights(slice(group, group + 1))
+        return groups[group, real], weights[0, :, place, real]
+
+
+@contextmanager
+def record_attention(backbone: CrossFormer) -> Iterator[list[list[AttentionRecord]]]:
+    """Record the attention of the forward pass within the context, of one image.
+
+    Args:
+        backbone (CrossFormer): In evaluation mode, so that no dropout takes part.
+
+    Yields:
+        list[list[AttentionRecord]]: By stage and block, filled by the forward pass.
+    """
+    records: list[list[AttentionRecord]] = [[] for _ in backbone.layers]
+    hooks = [
+        block.attn.register_forward_pre_hook(partial(_keep, records[stage]))
+        for stage, layer in enumerate(backbone.layers)
+        for block in layer.blocks
+    ]
+    try:
+        yield records
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _keep(
+    records: list[AttentionRecord],
+    attention: GroupAttention,
+    inputs: tuple[Tensor, Grouping],
+) -> None:
+    x, grouping = inputs
+    if len(x) != 1:
+        raise ValueError(f'record_attention takes one image at a time, got {len(x)}.')
+    records.append(AttentionRecord(attention, x.detach(), grouping))

@@ -1,0 +1,215 @@
+"""What the paper's ablations put in the place of CrossFormer's own parts.
+
+CrossFormer, table 5: other attention than LSDA, other position representations than
+DPB. A single-scale embedding needs no part of its own, but ``patch_sizes=[4]`` and
+``merge_sizes=[[2]] * 3``.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import GroupAttention
+from .embed import CrossScaleEmbedding
+from .partition import Grouping, group_tokens, ungroup_tokens
+from .position_bias import DynamicPositionBias
+from .softmax_attention import attention_weights, spread
+
+ATTENTIONS = ('lsda', 'sda', 'lda', 'shifted', 'reduction')
+POSITION_BIASES = ('dpb', 'dpb_residual', 'rpb', 'ape', 'none')
+
+# How a block attends: its attention, and the grouping that it is given.
+Attending = tuple[Callable[..., nn.Module], Callable[[int, int], Grouping]]
+
+
+def attentions(
+    kind: str,
+    sda: Callable[[int, int], Grouping],
+    lda: Callable[[int, int], Grouping],
+    interval: int,
+) -> tuple[Attending, Attending]:
+    """Tell how the blocks 0, 2, 4, ... of a stage attend, and how 1, 3, 5, ... do.
+
+    Args:
+        kind (str): One of ``ATTENTIONS``: 'lsda' is CrossFormer's, 'sda' and 'lda'
+            have one half of it alone, 'shifted' is Swin's, 'reduction' is PVT's.
+        sda (Callable): Grouping of short-distance attention.
+        lda (Callable): Grouping of long-distance attention.
+        interval (int): The interval of LDA, which is PVT's reduction as well: 8, 4, 2
+            and 1 in both papers.
+    """
+    short, long = (GroupAttention, sda), (GroupAttention, lda)
+    reduced = partial(SpatialReductionAttention, ratio=interval), sda
+    return {
+        'lsda': (short, long),
+        'sda': (short, short),
+        'lda': (long, long),
+        'shifted': (short, (ShiftedWindowAttention, sda)),
+        'reduction': (reduced, reduced),
+    }[kind]
+
+
+def position_biases(
+    kind: str, dim: int, num_heads: int, group_size: int
+) -> Callable[[], nn.Module] | None:
+    """Tell what makes the position bias of a block, if it has one.
+
+    Args:
+        kind (str): One of ``POSITION_BIASES``: 'dpb' is CrossFormer's, 'dpb_residual'
+            has residual connections inside, 'rpb' is Swin's table; 'ape' adds to the
+            tokens of the first stage alone, 'none' nowhere.
+        dim (int): Width C of the tokens.
+        num_heads (int): Number of attention heads.
+        group_size (int): Side of the largest group of 'rpb'.
+    """
+    return {
+        'dpb': partial(DynamicPositionBias, dim, num_heads),
+        'dpb_residual': partial(DynamicPositionBias, dim, num_heads, residual=True),
+        'rpb': partial(RelativePositionBias, num_heads, group_size),
+        'ape': None,
+        'none': None,
+    }[kind]
+
+
+class ShiftedWindowAttention(GroupAttention):
+    """Attention in windows shifted by half of their side (Swin, section 3.2).
+
+    The groups are those of Swin's cyclic shift with its mask; here the map is padded
+    above and to the left instead.
+    """
+
+    def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
+        """Attend within shifted windows of ``[B, H, W, C]``; the shape stays."""
+        batch, height, width, _ = x.shape
+        # A window that spans the map has nowhere to go to.
+        down, right = (
+            side - side // 2 if side < whole else 0
+            for side, whole in zip(grouping, (height, width))
+        )
+        table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
+        shift = (0, 0, right, 0, down, 0)
+        qkv = group_tokens(F.pad(self.qkv(x), shift), grouping)
+        real = F.pad(x.new_ones(batch, height, width, 1), shift)
+        padding = group_tokens(real, grouping).squeeze(-1) == 0
+        bias = spread(table, grouping)
+        weights = attention_weights(qkv, padding, bias, self.num_heads, self.scale)
+        weights = F.dropout(weights, self.attn_drop_rate, self.training)
+        v = qkv.chunk(3, dim=-1)[2].unflatten(2, (self.num_heads, -1))
+        x = (weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2)
+        x = ungroup_tokens(x, grouping, batch, height + down, width + right)
+        return self.proj_drop(self.proj(x[:, down:, right:]))
+
+
+class SpatialReductionAttention(nn.Module):
+    """Attention of all tokens to a map reduced by a strided convolution (PVT, 3.3).
+
+    Args:
+        dim (int): Width C of the tokens.
+        num_heads (int): Number of attention heads.
+        ratio (int): Stride of the reduction.
+        qkv_bias (bool): Whether query, key and value have a bias. Defaults to True.
+        qk_scale (float, optional): Factor of the scores; ``(C / heads) ** -0.5``
+            where it is None. Defaults to None.
+        attn_drop_rate (float): Dropout of the attention weights. Defaults to 0.
+        proj_drop_rate (float): Dropout of the output. Defaults to 0.
+        **_: Arguments of :class:`GroupAttention` that mean nothing here.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        ratio: int,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        **_: Any,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = qk_scale
+        self.attn_drop_rate = attn_drop_rate
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, dim * 2, bias=qkv_bias)
+        self.reduction = nn.Conv2d(dim, dim, ratio, ratio) if ratio > 1 else None
+        self.norm = nn.LayerNorm(dim) if ratio > 1 else None
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def forward(self, x: Tensor, _: Grouping) -> Tensor:
+        """Attend in a map ``[B, H, W, C]``; the shape stays, groups play no part."""
+        k, v = self.kv(self.reduce(x)).chunk(2, dim=-1)
+        q, k, v = (
+            part.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for part in (self.q(x), k, v)
+        )
+        drop_rate = self.attn_drop_rate if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, None, drop_rate, scale=self.scale)
+        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(x.shape)))
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """Reduce ``[B, H, W, C]``, padded to a multiple of the ratio."""
+        if self.reduction is None:
+            return x
+        ratio = self.reduction.stride[0]
+        x = F.pad(x, (0, 0, 0, -x.shape[2] % ratio, 0, -x.shape[1] % ratio))
+        return self.norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class RelativePositionBias(nn.Module):
+    """Relative position bias (RPB): a learned bias per offset and head (Swin).
+
+    Args:
+        num_heads (int): Number of attention heads.
+        group_size (int): Side of the largest group that it holds offsets of.
+    """
+
+    def __init__(self, num_heads: int, group_size: int) -> None:
+        super().__init__()
+        side = 2 * group_size - 1
+        self.group_size = group_size
+        self.table = nn.Parameter(torch.empty(num_heads, side, side))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, rows: int, cols: int) -> Tensor:
+        """Look the offsets of a group up: ``[heads, 2 rows - 1, 2 cols - 1]``.
+
+        Raises:
+            ValueError: If the group is larger than the table.
+        """
+        if max(rows, cols) > self.group_size:
+            raise ValueError(
+                f"position_bias='rpb' holds offsets in groups of up to "
+                f'{self.group_size} x {self.group_size}, got {rows} x {cols}: take '
+                "lda_mode='group', or position_bias='dpb', which knows no bound."
+            )
+        middle = (
+            slice(self.group_size - side, self.group_size - 1 + side)
+            for side in (rows, cols)
+        )
+        return self.table[(slice(None), *middle)]
+
+
+class PositionedEmbedding(CrossScaleEmbedding):
+    """The first CEL with an absolute position embedding (APE) added to the tokens.
+
+    It is learned for images of 224 x 224 and interpolated for others.
+    """
+
+    side = 56
+
+    def __init__(self, in_channels: int, embed_dims: int, *args: Any) -> None:
+        super().__init__(in_channels, embed_dims, *args)
+        self.position = nn.Parameter(torch.empty(1, embed_dims, self.side, self.side))
+        nn.init.trunc_normal_(self.position, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` to ``[B, ceil(H / 4), ceil(W / 4), C]``."""
+        x = super().forward(x)
+        position = F.interpolate(self.position, x.shape[1:3], mode='bicubic')
+        return x + position.permute(0, 2, 3, 1)

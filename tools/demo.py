@@ -1,0 +1,139 @@
+"""Run a detector or segmentor on an image or a folder of images.
+
+    python tools/demo.py IMAGE_OR_FOLDER --config C --checkpoint F --out DIR
+
+MMDetection's DetInferencer or MMSegmentation's MMSegInferencer does the work. Pictures
+go into DIR/vis. What was found goes into DIR/preds, a JSON file an image: of a detector
+labels, scores, boxes and masks, as DetInferencer writes them; of a segmentor the share
+of the image that each class covers. A segmentor's label maps lie in DIR/pred.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from tqdm import tqdm
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
+
+
+def main() -> None:
+    """Find the images and hand them to the inferencer of the config's project."""
+    args = parse_args()
+    for path in (args.config, args.checkpoint):
+        if not path.is_file():
+            fail(f'{path} is missing')
+    images = find_images(args.images)
+    if args.out.exists() and any(args.out.iterdir()):
+        fail(f'{args.out} holds something already: name another folder by --out')
+    scope = Config.fromfile(args.config).get('default_scope')
+    if scope == 'mmdet':
+        detect(images, args)
+    elif scope == 'mmseg':
+        segment(images, args)
+    else:
+        fail(f'{args.config} is for {scope}: a detector or a segmentor is needed')
+    print(f'{len(images)} of {len(images)} images: {args.out}')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        'images', metavar='IMAGE_OR_FOLDER', type=Path, help='folders are not descended'
+    )
+    parser.add_argument('--config', metavar='C', type=Path, required=True)
+    parser.add_argument('--checkpoint', metavar='F', type=Path, required=True)
+    parser.add_argument('--out', type=Path, default=Path('demo'), help='default: demo')
+    parser.add_argument(
+        '--device', help='such as cpu or cuda:0 (default: a GPU if there is one)'
+    )
+    parser.add_argument(
+        '--score',
+        type=float,
+        default=0.3,
+        help='least score of an object in the pictures (default: 0.3)',
+    )
+    return parser.parse_args()
+
+
+def find_images(path: Path) -> list[Path]:
+    """List the images that can be read; tell which cannot."""
+    if not path.exists():
+        fail(f'{path} is missing')
+    paths = [path]
+    if path.is_dir():
+        paths = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    images = [p for p in tqdm(paths, 'reading', unit='image') if readable(p)]
+    for unread in sorted(set(paths) - set(images)):
+        print(f'left out, cannot be read: {unread}')
+    if not images:
+        fail(f'{path} holds no image that can be read ({", ".join(SUFFIXES)})')
+    stems = [image.stem for image in images]
+    for image in images:
+        if stems.count(image.stem) > 1:
+            fail(f'{image} shares its name with another: their results would be one')
+    return images
+
+
+def readable(path: Path) -> bool:
+    """Tell whether OpenCV, with which both inferencers read, can read an image."""
+    return path.is_file() and cv2.imread(str(path)) is not None
+
+
+def detect(images: list[Path], args: argparse.Namespace) -> None:
+    """Write pictures and JSON of a detector."""
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(
+        str(args.config), str(args.checkpoint), args.device, show_progress=False
+    )
+    for image in tqdm(images, 'detecting', unit='image'):
+        inferencer(
+            str(image),
+            out_dir=str(args.out),
+            no_save_pred=False,
+            pred_score_thr=args.score,
+        )
+
+
+def segment(images: list[Path], args: argparse.Namespace) -> None:
+    """Write pictures, label maps and JSON of a segmentor."""
+    from mmseg.apis import MMSegInferencer
+
+    inferencer = MMSegInferencer(
+        str(args.config), str(args.checkpoint), device=args.device
+    )
+    inferencer.show_progress = False
+    classes = inferencer.model.dataset_meta['classes']
+    folder = args.out / 'preds'
+    folder.mkdir(parents=True)
+    for number, image in enumerate(tqdm(images, 'segmenting', unit='image')):
+        labels = inferencer(str(image), out_dir=str(args.out))['predictions']
+        found = dict(
+            image=str(image),
+            label_map=f'pred/{number:08}_pred.png',  # as MMSegInferencer calls it
+            share=shares(labels, classes),
+        )
+        (folder / f'{image.stem}.json').write_text(json.dumps(found, indent=1))
+
+
+def shares(labels: np.ndarray, classes: Any) -> dict[str, float]:
+    """Tell which share of an image each class covers, the largest first."""
+    counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
+    order = np.argsort(-counts, kind='stable')
+    return {classes[i]: round(float(counts[i]), 6) for i in order if counts[i]}
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line on stderr."""
+    sys.exit(f'demo: {message}')
+
+
+if __name__ == '__main__':
+    main()
