@@ -10,7 +10,7 @@ WORK_DIR := work_dirs/quickstart
 SEG_CONFIG := configs/fpn_crossformer_t_mini_ade20k.py
 SEG_WORK_DIR := work_dirs/quickstart-seg
 
-.PHONY: help env test quickstart quickstart-seg lint
+.PHONY: help env env-cls test test-cls quickstart quickstart-seg lint
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,8 +18,14 @@ help:  ## list the targets
 env:  ## build .venv, once: a pinned OpenMMLab stack and the plugin
 	@$(PYTHON) requirements/install.py
 
-test: env  ## all tests
+env-cls:  ## build .venv-mmpretrain, once: for classification
+	@$(MAKE) --no-print-directory env STACK=mmpretrain
+
+test: env  ## all tests but those of classification
 	$(BIN)/python -m pytest
+
+test-cls: env-cls  ## the tests of classification
+	.venv-mmpretrain/bin/python -m pytest tests/classification
 
 quickstart: env data/mini_coco  ## mini data, training, evaluation, pictures
 	$(BIN)/mim train mmdet $(CONFIG) --work-dir $(WORK_DIR)

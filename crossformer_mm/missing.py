@@ -22,6 +22,11 @@ DATA_HELP = {
         'tools/make_mini_ade20k.py data/mini_ade20k", and put '
         'ADE20K_ROOT=data/mini_ade20k before the command.'
     ),
+    'ImageNet': (
+        'Get ILSVRC 2012 from https://www.image-net.org/download.php into '
+        'data/imagenet/train and data/imagenet/val, a folder for each class, or put '
+        'IMAGENET_ROOT=/path/to/imagenet before the command.'
+    ),
 }
 CHECKPOINT_HELP = (
     'Save it there as it is, or name another file with "--cfg-options '
@@ -86,6 +91,8 @@ def dataset_paths(dataset: dict[str, Any]) -> Iterator[str]:
     """List the files and folders that a data set's config names."""
     root = dataset.get('data_root') or ''
     prefixes = dataset.get('data_prefix') or {}
-    for name in (dataset.get('ann_file'), *prefixes.values()):
+    if isinstance(prefixes, str):  # MMPretrain's may have one alone
+        prefixes = {'img_path': prefixes}
+    for name in (dataset.get('ann_file'), dataset.get('split'), *prefixes.values()):
         if name:
             yield osp.join(root, name)

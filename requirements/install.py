@@ -189,7 +189,8 @@ def install_torch(pins: Path, driver: str | None) -> None:
     version, index = pinned(pins, 'torch'), cpu_index(pins)
     if driver or not index:
         # ==: would be content with a CPU build that a local folder offers.
-        pip_install(f'torch==={version}', *constraints(pins), title='torch for CUDA, 3 GB')
+        torch = f'torch==={version}'
+        pip_install(torch, *constraints(pins), title='torch for CUDA, 3 GB')
         return
     torch = f'torch=={version}+cpu'
     # PyPI has no CPU build. pip may be set up to find one elsewhere, on a machine from
@@ -203,7 +204,7 @@ def install_torch(pins: Path, driver: str | None) -> None:
 
 
 def cpu_index(pins: Path) -> str | None:
-    """Tell where the CPU build of torch is; None where the stack takes no such build."""
+    """Tell where the CPU build of torch is; None where the stack takes none."""
     found = re.search(r'^torch==.*CPU on (\S+)', pins.read_text(), re.MULTILINE)
     return found and found[1]
 

@@ -72,7 +72,7 @@ def test_a_token_attends_to_its_group_alone(recorded):
 
 def test_a_batch_is_refused_and_the_hooks_are_gone():
     model = backbone()
-    with pytest.raises(ValueError, match='one image at a time, got 2'):
-        with record_attention(model), torch.no_grad():
-            model(torch.randn(2, 3, 64, 64))
+    refused = pytest.raises(ValueError, match='one image at a time, got 2')
+    with refused, record_attention(model), torch.no_grad():
+        model(torch.randn(2, 3, 64, 64))
     assert not any(module._forward_pre_hooks for module in model.modules())

@@ -14,7 +14,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from tests.conftest import ROOT
 
 FOLDER = ROOT / 'configs'
-CONFIGS = sorted(FOLDER.glob('*.py'))
+# Those of classifiers are tested in tests/classification.
+CONFIGS = sorted(p for p in FOLDER.glob('*.py') if not p.stem.startswith('crossformer'))
 PUBLISHED_CONFIGS = [path for path in CONFIGS if '_mini_' not in path.stem]
 MODELS_IN_INDEX = {
     model['Name']: model
@@ -68,7 +69,8 @@ def test_backbone_weights_and_groups(path):
 
 
 def test_every_published_config_is_in_the_index():
-    assert MODELS_IN_INDEX.keys() == {path.stem for path in PUBLISHED_CONFIGS}
+    configs = {path.stem for path in FOLDER.glob('*.py') if '_mini_' not in path.stem}
+    assert MODELS_IN_INDEX.keys() == configs
     for name, model in MODELS_IN_INDEX.items():
         assert model['Config'] == f'configs/{name}.py'
         source = model['Metadata']['Source of the Results']

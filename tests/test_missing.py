@@ -18,3 +18,7 @@ def test_wrappers_are_looked_through():
 def test_dataset_paths():
     assert list(dataset_paths(COCO)) == ['root/annotations/a.json', 'root/images/']
     assert list(dataset_paths(dict(type='Generated'))) == []
+    imagenet = dict(type='ImageNet', data_root='root', split='val')
+    assert list(dataset_paths(imagenet)) == ['root/val']
+    custom = dict(type='CustomDataset', data_root='root', data_prefix='train')
+    assert list(dataset_paths(custom)) == ['root/train']

@@ -193,7 +193,9 @@ def _paint(
 ) -> np.ndarray:
     """Paint values on their tokens: RGBA ``[H, W, 4]``, transparent elsewhere."""
     colours = np.zeros((shape[0] * shape[1], 4))
-    colours[numbers.numpy()] = ScalarMappable(Normalize(0, 1), WEIGHTS).to_rgba(values.numpy())
+    colours[numbers.numpy()] = ScalarMappable(Normalize(0, 1), WEIGHTS).to_rgba(
+        values.numpy()
+    )
     return _enlarge(colours.reshape(*shape, 4), size)
 
 

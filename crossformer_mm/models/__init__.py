@@ -1,4 +1,5 @@
 from .crossformer import CrossFormer
+from .pooling import NormalizedPooling
 from .variants import (
     CrossFormer_B,
     CrossFormer_B2,
@@ -24,4 +25,5 @@ __all__ = [
     'CrossFormer_S',
     'CrossFormer_S2',
     'CrossFormer_T',
+    'NormalizedPooling',
 ]

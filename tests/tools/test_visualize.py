@@ -128,7 +128,11 @@ def test_the_page_shows_the_weights_of_the_network(made, page):
     image = read_image(folder / 'a <b>.png', SIZE)
     with record_attention(backbone) as records, torch.no_grad():
         backbone(normalize(image, Config.fromfile(DETECTOR)))
-    for stage, block, head, x, y in [(3, 1, 2, 77, 60), (3, 2, 8, 8, 110), (4, 3, 1, 155, 3)]:
+    for stage, block, head, x, y in [
+        (3, 1, 2, 77, 60),
+        (3, 2, 8, 8, 110),
+        (4, 3, 1, 155, 3),
+    ]:
         choose(page, 'stages', stage)
         choose(page, 'blocks', f'{block} ')
         choose(page, 'heads', head)
@@ -136,7 +140,9 @@ def test_the_page_shows_the_weights_of_the_network(made, page):
         cell = 4 * 2 ** (stage - 1)
         record = records[stage - 1][block - 1]
         numbers, weights = record.of_token(y // cell, x // cell)
-        row, col = map(int, re.search(r'most to row (\d+), column (\d+)', said).groups())
+        row, col = map(
+            int, re.search(r'most to row (\d+), column (\d+)', said).groups()
+        )
         told = (row - 1) * record.shape[1] + col - 1
         weight = weights[head - 1][numbers == told]
         # A byte cannot tell weights apart that are equal to a two hundredth.

@@ -1,0 +1,1 @@
+_base_ = '_base_/classifier_crossformer_s.py'

@@ -1,0 +1,2 @@
+_base_ = '_base_/classifier_crossformer_s.py'
+model = dict(backbone=dict(type='CrossFormerPP_B'))

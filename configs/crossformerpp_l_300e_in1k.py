@@ -1,0 +1,6 @@
+_base_ = '_base_/classifier_crossformer_s.py'
+model = dict(
+    backbone=dict(type='CrossFormerPP_L'),
+    neck=dict(in_channels=1024),
+    head=dict(in_channels=1024),
+)
