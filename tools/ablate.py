@@ -1,0 +1,211 @@
+"""Take CrossFormer apart: the variants of the paper's table 5, side by side.
+
+    python tools/ablate.py data/mini_digits --out work_dirs/ablation
+
+Each variant is CrossFormer-S with one part exchanged, by the backbone's arguments alone.
+Parameters, multiply-adds and throughput are those of S at 224 x 224. For the accuracy a
+third of its width is trained on the mini set of `make_mini_digits.py`, with the same
+budget for all and several seeds: a mini experiment, which says little about ImageNet.
+
+Writes `ablation.csv`, a line a training, from which an interrupted run goes on, and in
+the end `ablation.md`, the table, and `ablation.png`, the plot. Needs `make env-cls`.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from attention_plots import save
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.registry import RUNNERS, init_default_scope
+from model_cost import flop_counter
+from tqdm import tqdm
+
+from crossformer_mm import CrossFormer
+
+CONFIG = Path(__file__).parents[1] / 'configs' / 'crossformer_t_mini_digits.py'
+VARIANTS: dict[str, dict[str, Any]] = {
+    'CrossFormer': {},
+    'single-scale embedding': dict(patch_sizes=[4], merge_sizes=[[2]] * 3),
+    'SDA alone': dict(attention='sda'),
+    'LDA alone': dict(attention='lda'),
+    'shifted windows (Swin)': dict(attention='shifted'),
+    'spatial reduction (PVT), APE': dict(attention='reduction', position_bias='ape'),
+    'DPB with residuals': dict(position_bias='dpb_residual'),
+    'RPB': dict(position_bias='rpb'),
+    'APE': dict(position_bias='ape'),
+    'no position bias': dict(position_bias='none'),
+}
+# A third of S, whose groups fit the 16 x 16 tokens of an image of 64 x 64.
+MINI = dict(
+    arch=dict(embed_dims=32, depths=[2, 2, 6, 2], num_heads=[1, 2, 4, 8]),
+    group_size=[4, 4, 4, 2],
+    crs_interval=[4, 2, 1, 1],
+)
+BATCH = 8  # images, for the throughput
+REPEATS = 5
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Count, time and train; then write the table and the plot."""
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / 'ablation.csv'
+    rows = read(path)
+    done = {(row['variant'], int(row['seed'])) for row in rows}
+    runs = [(name, seed) for seed in range(args.seeds) for name in VARIANTS]
+    for name, seed in tqdm(runs, 'training', unit='run'):
+        if (name, seed) not in done:
+            accuracy = train(name, seed, args)
+            rows.append(dict(variant=name, seed=seed, top1=accuracy))
+            write(path, rows)
+    costs = {name: cost(variant) for name, variant in VARIANTS.items()}
+    rates = throughput()
+    accuracies = {
+        name: [float(row['top1']) for row in rows if row['variant'] == name]
+        for name in VARIANTS
+    }
+    (args.out / 'ablation.md').write_text(table(costs, rates, accuracies))
+    print(table(costs, rates, accuracies))
+    print(save(plot(accuracies), args.out / 'ablation.png'))
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add('data', metavar='DATA', type=Path, help='what make_mini_digits.py made')
+    add('--out', type=Path, default=Path('work_dirs/ablation'), help='folder')
+    add('--seeds', metavar='N', type=int, default=3, help='trainings of each variant')
+    add('--epochs', metavar='N', type=int, default=4, help='of each training')
+    return parser.parse_args()
+
+
+def train(name: str, seed: int, args: argparse.Namespace) -> float:
+    """Train the small network from scratch; return its top-1 accuracy in percent."""
+    cfg = Config.fromfile(CONFIG)
+    init_default_scope(cfg.default_scope)
+    cfg.work_dir = str(args.out / 'runs')
+    cfg.experiment_name = f'{list(VARIANTS).index(name)}-{seed}'
+    cfg.model.backbone = dict(
+        type='CrossFormer', drop_path_rate=0.0, **MINI, **VARIANTS[name]
+    )
+    width = MINI['arch']['embed_dims'] * 8
+    cfg.model.neck.in_channels = cfg.model.head.in_channels = width
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(args.data)
+    cfg.train_cfg.update(max_epochs=args.epochs, val_interval=args.epochs)
+    cfg.param_scheduler[1].end = args.epochs
+    cfg.randomness = dict(seed=seed)
+    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.visualization.enable = False
+    cfg.log_level = 'ERROR'
+    runner = RUNNERS.build(cfg)
+    runner.train()
+    return runner.val()['accuracy/top1']
+
+
+def cost(variant: dict[str, Any]) -> Row:
+    """Count the parameters, in 10^6, and the multiply-adds of S, in 10^9."""
+    model = CrossFormer('S', **variant).eval()
+    with torch.no_grad(), flop_counter() as counter:
+        model(torch.rand(1, 3, 224, 224))
+    return dict(
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        gmacs=counter.get_total_flops() / 2e9,
+    )
+
+
+def throughput() -> dict[str, float]:
+    """Time each variant of S in turns; return images a second, of the medians."""
+    models = {name: CrossFormer('S', **v).eval() for name, v in VARIANTS.items()}
+    images = torch.rand(BATCH, 3, 224, 224)
+    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for repeat in tqdm(range(1 + REPEATS), 'timing', unit='round'):
+        for name, model in models.items():
+            start = time.perf_counter()
+            with torch.no_grad():
+                model(images)
+            if repeat > 0:  # the first is to warm up
+                seconds[name].append(time.perf_counter() - start)
+    return {name: BATCH / statistics.median(times) for name, times in seconds.items()}
+
+
+def table(
+    costs: dict[str, Row], rates: dict[str, float], accuracies: dict[str, list[float]]
+) -> str:
+    """Write a table in Markdown."""
+    lines = [
+        '| variant | parameters M | G multiply-adds | throughput, relative | '
+        'mini set: top-1 %, mean ± deviation | seeds |',
+        '|---|---|---|---|---|---|',
+    ]
+    for name, values in accuracies.items():
+        mean, deviation = spread(values)
+        lines.append(
+            f'| {name} | {costs[name]["parameters"]:.1f} | {costs[name]["gmacs"]:.2f} | '
+            f'{rates[name] / rates["CrossFormer"]:.2f} | '
+            f'{mean:.2f} ± {deviation:.2f} | {len(values)} |'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def plot(accuracies: dict[str, list[float]]) -> Figure:
+    """Draw each training as a dot, each mean with its deviation."""
+    figure = Figure(figsize=(8, 4.2), dpi=150, layout='constrained')
+    axes = figure.subplots()
+    names = list(accuracies)[::-1]
+    for place, name in enumerate(names):
+        mean, deviation = spread(accuracies[name])
+        axes.errorbar(mean, place, xerr=deviation, fmt='o', capsize=4, color='C0')
+        axes.plot(
+            accuracies[name],
+            [place] * len(accuracies[name]),
+            '.',
+            color='0.6',
+            zorder=0,
+        )
+    axes.axvline(statistics.mean(accuracies['CrossFormer']), color='0.85', zorder=-1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel('top-1 accuracy on the mini set, %: mean and standard deviation')
+    axes.spines[['top', 'right']].set_visible(False)
+    return figure
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the standard deviation, 0 of a single value."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.mean(values), deviation
+
+
+def read(path: Path) -> list[Row]:
+    """Read the trainings of an earlier run."""
+    if not path.exists():
+        return []
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """Write all trainings, whole or not at all."""
+    part = path.with_suffix('.part')
+    with part.open('w', newline='') as file:
+        writer = csv.DictWriter(file, ['variant', 'seed', 'top1'])
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+
+
+if __name__ == '__main__':
+    main()
