@@ -5,13 +5,15 @@ MMDetection, MMSegmentation and MMPretrain find them::
 
     custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
 
-It also lets torch's weights-only reader accept the checkpoints MMEngine writes.
+It also lets torch's weights-only reader accept the checkpoints MMEngine writes, and
+configs inherit from ``mmseg::`` with the OneDL forks.
 """
 
 from .checkpoint import allow_mmengine_checkpoints
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .models import *  # noqa: F403
 from .models import __all__ as _models
+from .onedl import find_mmseg_by_its_module
 from .resume import EpochSeedHook
 from .runner import CheckedRunner
 from .version import __version__
@@ -25,3 +27,4 @@ __all__ = [
 ]
 
 allow_mmengine_checkpoints()
+find_mmseg_by_its_module()

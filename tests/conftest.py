@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ MIM = Path(sys.executable).with_name('mim')
 DETECTOR = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
 SEGMENTOR = ROOT / 'configs' / 'fpn_crossformer_t_mini_ade20k.py'
 
+
+# With the OneDL forks, mim wants the names of the distributions.
+ONEDL = bool(list(distributions(name='onedl-mmengine')))
+FORKS = {'mmdet': 'onedl-mmdetection', 'mmsegmentation': 'onedl-mmsegmentation'}
 
 # Classification has an environment of its own: make test-cls.
 collect_ignore = [] if importlib.util.find_spec('mmpretrain') else ['classification']
@@ -51,8 +56,9 @@ def mim(tmp_path):
 
     def run(*arguments, **roots):
         variables = {name.upper(): str(folder) for name, folder in roots.items()}
+        names = FORKS if ONEDL else {}
         return subprocess.run(
-            [MIM, *map(str, arguments)],
+            [MIM, *(names.get(str(argument), str(argument)) for argument in arguments)],
             cwd=tmp_path,
             env={**os.environ, **variables},
             stdout=subprocess.PIPE,

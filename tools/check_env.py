@@ -24,7 +24,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parents[1] / 'requirements'
-PINS = ''.join((FOLDER / name).read_text() for name in ('openmmlab.txt', 'common.txt'))
+# The forks of OpenMMLab's packages have the same modules.
+ONEDL = bool(list(metadata.distributions(name='onedl-mmengine')))
+FORKS = {
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmdet': 'onedl-mmdetection',
+    'mmsegmentation': 'onedl-mmsegmentation',
+    'openmim': 'onedl-mim',
+}
+STACK = 'onedl.txt' if ONEDL else 'openmmlab.txt'
+PINS = ''.join((FOLDER / name).read_text() for name in (STACK, 'common.txt'))
 CPU_INDEX = r'^torch==.*CPU on (\S+)'
 PIP = f'{shlex.quote(sys.executable)} -m pip'
 
@@ -297,15 +307,21 @@ def note(pattern: str) -> str:
     return found[1] if found else ''
 
 
+def called(distribution: str) -> str:
+    """Return what the stack calls a distribution of OpenMMLab."""
+    return FORKS.get(distribution, distribution) if ONEDL else distribution
+
+
 def pinned(distribution: str) -> str:
     """Return the version that the pin file gives a package, or nothing."""
-    return note(rf'^{re.escape(distribution)}==([^\s;]+)') if distribution else ''
+    name = re.escape(called(distribution))
+    return note(rf'^{name}==([^\s;]+)') if distribution else ''
 
 
 def version_of(distribution: str) -> str | None:
     """Return the installed version of a distribution."""
     try:
-        return metadata.version(distribution)
+        return metadata.version(called(distribution))
     except metadata.PackageNotFoundError:
         return None
 
@@ -313,16 +329,16 @@ def version_of(distribution: str) -> str | None:
 def mmcv_range(distribution: str) -> str:
     """Return the range of mmcv that a package declares, in words."""
     try:
-        declared = metadata.requires(distribution) or []
+        declared = metadata.requires(called(distribution)) or []
     except metadata.PackageNotFoundError:
         return ''
-    ranges = [line.partition(';')[0] for line in declared if line.startswith('mmcv')]
+    ranges = [line.partition(';')[0] for line in declared if 'mmcv' in line]
     return f', takes {ranges[0].strip()}' if ranges else ''
 
 
 def install(distribution: str) -> str:
     """Return the command that installs a package as pinned."""
-    pin = f'{distribution}=={pinned(distribution)}'
+    pin = f'{called(distribution)}=={pinned(distribution)}'
     if distribution == 'torch':
         if has_driver():
             # == would be content with the CPU build.
@@ -333,8 +349,8 @@ def install(distribution: str) -> str:
         tools = ' '.join(f'{x}=={pinned(x)}' for x in ('setuptools', 'wheel', 'ninja'))
         return (
             f'{PIP} install {tools} && MMCV_WITH_OPS=1 {PIP} install -v --no-deps '
-            f'--no-build-isolation --no-cache-dir --no-binary mmcv --force-reinstall '
-            f'{pin}'
+            f'--no-build-isolation --no-cache-dir --no-binary {called("mmcv")} '
+            f'--force-reinstall {pin}'
         )
     # The pin file is complete, and some of its packages ask for others that break it.
     return f'{PIP} install --no-deps {pin}'

@@ -33,7 +33,7 @@ from attention_plots import (
     plot_position_bias,
     save,
 )
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS
 from torch import Tensor
 
@@ -47,6 +47,7 @@ def main() -> None:
     """Run the network once, draw the pictures and write the page."""
     args = parse_args()
     config = read_config(args.config)
+    config.merge_from_dict(args.cfg_options or {})
     backbone = build_backbone(config, args.checkpoint)
     image = read_image(args.image, args.size)
     height, width = image.shape[:2]
@@ -111,6 +112,13 @@ def parse_args() -> argparse.Namespace:
         type=positive,
         help='counted from 1; odd ones attend at short distance, even ones at long '
         'distance (default: 2, or 1 where there is one alone)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config, such as model.backbone.lda_mode=group',
     )
     parser.add_argument('--out', type=Path, default=Path('visualization'))
     return parser.parse_args()

@@ -1,4 +1,8 @@
-# What every config needs to find the plugin.
+# What every config needs to find the plugin. Imported here as well, the plugin helps to
+# find the bases that come after this one: those of mmseg, with the OneDL forks. MMEngine
+# takes a config with an import statement for one of its lazy kind, so there is none.
+__import__('crossformer_mm')
+
 custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
 runner_type = 'CheckedRunner'
 # Resumed after an epoch, a training draws the numbers it would have drawn.

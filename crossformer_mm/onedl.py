@@ -1,0 +1,19 @@
+"""The OneDL forks of OpenMMLab: other distributions under the same import names."""
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from mmengine.config.utils import MODULE2PACKAGE
+
+
+def find_mmseg_by_its_module() -> None:
+    """Let configs inherit from ``mmseg::`` where mmseg is a fork's.
+
+    MMEngine looks for a distribution called mmsegmentation. The fork of it that looks
+    for modules as well still asks for one of that name.
+    """
+    try:
+        version('mmsegmentation')
+    except PackageNotFoundError:
+        if find_spec('mmseg') is not None:
+            MODULE2PACKAGE['mmseg'] = 'mmseg'
