@@ -15,7 +15,9 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['crossformer_mm*']),
     # Links to configs/, tools/ and what these read, where `mim run` looks for them.
-    package_data={'crossformer_mm': ['.mim/**/*.py', '.mim/**/*.yml', '.mim/**/*.txt']},
+    package_data={
+        'crossformer_mm': [f'.mim/**/*.{kind}' for kind in ('py', 'yml', 'txt', 'html')]
+    },
     entry_points={
         'console_scripts': ['crossformer-config = crossformer_mm.shipped:main']
     },

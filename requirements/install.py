@@ -345,10 +345,12 @@ def install_rest(pins: Path) -> None:
     """Install everything else, and the plugin itself, editable."""
     lists = (f'-r{path}' for path in (pins, COMMON_PINS, TEST_PINS))
     pip_install('--no-deps', *lists, title='everything else')
-    # The old way (setup.py develop): mim finds the tools of a package beside the
-    # location its metadata give, which a modern editable install points elsewhere.
-    old_way = ['--no-deps', '--no-build-isolation', '--no-use-pep517']
-    pip_install(*old_way, '-e', ROOT, title='crossformer_mm, editable')
+    way = ['--no-deps', '--no-build-isolation']
+    if 'openmim==' in pins.read_text():
+        # The old way (setup.py develop): openmim finds a package's tools beside the
+        # location its metadata give, which the modern way points elsewhere.
+        way.append('--no-use-pep517')
+    pip_install(*way, '-e', ROOT, title='crossformer_mm, editable')
 
 
 def verify(pins: Path) -> None:

@@ -14,9 +14,16 @@ DETECTOR = ROOT / 'configs' / 'mask_rcnn_crossformer_t_fpn_mini_coco.py'
 SEGMENTOR = ROOT / 'configs' / 'fpn_crossformer_t_mini_ade20k.py'
 
 
-# With the OneDL forks, mim wants the names of the distributions.
 ONEDL = bool(list(distributions(name='onedl-mmengine')))
-FORKS = {'mmdet': 'onedl-mmdetection', 'mmsegmentation': 'onedl-mmsegmentation'}
+
+
+def called(package):
+    """Name a package as mim wants it: the OneDL forks by their distributions."""
+    forks = {'mmdet': 'onedl-mmdetection', 'mmsegmentation': 'onedl-mmsegmentation'}
+    return forks.get(package, package) if ONEDL else package
+
+
+on_openmmlab = pytest.mark.skipif(ONEDL, reason='the OneDL forks differ: docs/onedl.md')
 
 # Classification has an environment of its own: make test-cls.
 collect_ignore = [] if importlib.util.find_spec('mmpretrain') else ['classification']
@@ -56,9 +63,8 @@ def mim(tmp_path):
 
     def run(*arguments, **roots):
         variables = {name.upper(): str(folder) for name, folder in roots.items()}
-        names = FORKS if ONEDL else {}
         return subprocess.run(
-            [MIM, *(names.get(str(argument), str(argument)) for argument in arguments)],
+            [MIM, *(called(str(argument)) for argument in arguments)],
             cwd=tmp_path,
             env={**os.environ, **variables},
             stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, on_openmmlab
 
 FOLDER = ROOT / 'configs'
 # Those of classifiers are tested in tests/classification.
@@ -242,7 +242,11 @@ def test_a_step_of_training_and_of_testing(path, mini_coco, mini_ade20k, monkeyp
     ('base', 'more'),
     [
         ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', ''),
-        ('mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py', 'pretrained=None,'),
+        pytest.param(
+            'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py',
+            'pretrained=None,',
+            marks=on_openmmlab,
+        ),
     ],
 )
 def test_own_config_with_one_line_of_custom_imports(base, more, backbone, tmp_path):

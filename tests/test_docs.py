@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, called
 
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
 # A mark in a comment, and the fenced block after it.
 MARKED = re.compile(r'(?:<!-- (.+?) -->\n)?```(\w+)\n(.+?)```', re.DOTALL)
 # What such a mark says: it is run here, there, or cannot be run without the thing.
-MARK = re.compile(r'run|tested by (\S+)|needs .+|file (\S+)')
+MARK = re.compile(r'run|run by hand on .+|tested by (\S+)|needs .+|file (\S+)')
 
 
 def blocks(page):
@@ -66,7 +66,9 @@ def test_links_of_the_readme_lead_somewhere():
 
 def test_configs_and_tools_that_are_named_exist():
     for page in [*PAGES, ROOT / 'README.md']:
-        for name in re.findall(r'(?<![\w/])((?:configs|tools)/\w+\.py)\b', page.read_text()):
+        for name in re.findall(
+            r'(?<![\w/])((?:configs|tools)/\w+\.py)\b', page.read_text()
+        ):
             assert (ROOT / name).is_file(), f'{page.name}: {name}'
 
 
@@ -87,7 +89,11 @@ def test_commands_run(page, tmp_path):
         if mark.startswith('file '):
             (tmp_path / mark.split()[1]).write_text(text)
         elif mark == 'run':
-            command = [sys.executable, '-c'] if language == 'python' else ['bash', '-ec']
+            text = text.replace('mim train mmdet', f'mim train {called("mmdet")}')
+            text = text.replace('mim test mmdet', f'mim test {called("mmdet")}')
+            command = (
+                [sys.executable, '-c'] if language == 'python' else ['bash', '-ec']
+            )
             done = subprocess.run(
                 [*command, text],
                 cwd=tmp_path,

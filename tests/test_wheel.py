@@ -7,11 +7,18 @@ import zipfile
 
 import pytest
 
-from tests.conftest import MIM, ROOT
+from tests.conftest import MIM, ROOT, called, on_openmmlab
 
 NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
 # Imported or started by the other tools.
-PARTS = ('benchmark_worker', 'mini_scenes', 'mini_set', 'model_cost')
+PARTS = (
+    'attention_page',
+    'attention_plots',
+    'benchmark_worker',
+    'mini_scenes',
+    'mini_set',
+    'model_cost',
+)
 TOOLS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py'))
 COMMANDS = [name for name in TOOLS if name not in PARTS]
 
@@ -57,7 +64,7 @@ def test_content(wheel):
     shipped = {
         str(path.relative_to(ROOT))
         for folder in ('configs', 'tools')
-        for pattern in ('**/*.py', '**/*.yml')
+        for pattern in ('**/*.py', '**/*.yml', '**/*.html')
         for path in (ROOT / folder).glob(pattern)
     }
     assert len(shipped) > 50
@@ -72,11 +79,12 @@ def test_configs_are_found_from_any_folder(outside):
     path = found.stdout.strip()
     assert path == str(folder / 'crossformer_mm/.mim/configs' / f'{NAME}.py')
     # mim finds it and the plugin; only the data is missing.
-    trained = call(MIM, 'train', 'mmdet', path)
+    trained = call(MIM, 'train', called('mmdet'), path)
     assert 'Data not found: data/coco/annotations' in trained.stdout
     assert NAME in call('crossformer-config').stdout
 
 
+@on_openmmlab
 @pytest.mark.slow
 @pytest.mark.parametrize('tool', COMMANDS)
 def test_mim_runs_every_tool(outside, tool):

@@ -2,7 +2,7 @@
 
     python tools/ablate.py data/mini_digits --out work_dirs/ablation
 
-Each variant is CrossFormer-S with one part exchanged, by the backbone's arguments alone.
+Each variant is CrossFormer-S with one part exchanged, by arguments of the backbone.
 Parameters, multiply-adds and throughput are those of S at 224 x 224. For the accuracy a
 third of its width is trained on the mini set of `make_mini_digits.py`, with the same
 budget for all and several seeds: a mini experiment, which says little about ImageNet.
@@ -154,8 +154,8 @@ def table(
     for name, values in accuracies.items():
         mean, deviation = spread(values)
         lines.append(
-            f'| {name} | {costs[name]["parameters"]:.1f} | {costs[name]["gmacs"]:.2f} | '
-            f'{rates[name] / rates["CrossFormer"]:.2f} | '
+            f'| {name} | {costs[name]["parameters"]:.1f} | '
+            f'{costs[name]["gmacs"]:.2f} | {rates[name] / rates["CrossFormer"]:.2f} | '
             f'{mean:.2f} ± {deviation:.2f} | {len(values)} |'
         )
     return '\n'.join(lines) + '\n'

@@ -14,9 +14,8 @@ from crossformer_mm.checkpoint.convert import RECORD
 from crossformer_mm.checkpoint.writer import sha256
 from tests import published
 from tests.checkpoint import kinds
+from tests.conftest import MIM, ROOT, called
 
-ROOT = Path(__file__).parents[2]
-MIM = Path(sys.executable).with_name('mim')
 MASK_RCNN = ROOT / 'configs' / 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
 
 
@@ -242,7 +241,14 @@ def test_mim_test_on_a_converted_detector(convert, tmp_path):
     command = [sys.executable, ROOT / 'tools' / 'make_mini_coco.py', data]
     command += ['--train', '1', '--val', '2', '--size', '64']
     subprocess.run(command, check=True, capture_output=True)
-    command = [MIM, 'test', 'mmdet', MASK_RCNN, '--checkpoint', tmp_path / 'new.pth']
+    command = [
+        MIM,
+        'test',
+        called('mmdet'),
+        MASK_RCNN,
+        '--checkpoint',
+        tmp_path / 'new.pth',
+    ]
     command += ['--work-dir', tmp_path / 'work', '--cfg-options']
     command += ['test_dataloader.dataset.pipeline.1.scale=(128,128)']
     result = subprocess.run(
