@@ -10,7 +10,7 @@ WORK_DIR := work_dirs/quickstart
 SEG_CONFIG := configs/fpn_crossformer_t_mini_ade20k.py
 SEG_WORK_DIR := work_dirs/quickstart-seg
 
-.PHONY: help env env-cls test test-cls quickstart quickstart-seg lint
+.PHONY: help env env-cls test test-cls quickstart quickstart-seg tour lint
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -22,7 +22,7 @@ env-cls:  ## build .venv-mmpretrain, once: for classification
 	@$(MAKE) --no-print-directory env STACK=mmpretrain
 
 test: env  ## all tests but those of classification
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-cls: env-cls  ## the tests of classification
 	.venv-mmpretrain/bin/python -m pytest tests/classification
@@ -33,6 +33,15 @@ quickstart: env data/mini_coco  ## mini data, training, evaluation, pictures
 		--checkpoint $$(cat $(WORK_DIR)/last_checkpoint) \
 		--out $(WORK_DIR)/predictions.pkl
 	$(BIN)/python tools/plot_run.py $(WORK_DIR) $(CONFIG)
+
+tour: quickstart  ## quickstart, then predictions and attention in pictures
+	rm -rf $(WORK_DIR)/demo
+	$(BIN)/python tools/demo.py data/mini_coco/val2017 --config $(CONFIG) \
+		--checkpoint $$(cat $(WORK_DIR)/last_checkpoint) --out $(WORK_DIR)/demo
+	$(BIN)/python tools/visualize.py \
+		data/mini_coco/val2017/$$(ls data/mini_coco/val2017 | head -n 1) \
+		--config $(CONFIG) --checkpoint $$(cat $(WORK_DIR)/last_checkpoint) \
+		--stage 3 --out $(WORK_DIR)/attention
 
 data/mini_coco: | env
 	$(BIN)/python tools/make_mini_coco.py $@

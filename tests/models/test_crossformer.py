@@ -13,10 +13,10 @@ TINY = dict(embed_dims=32, depths=(2, 2, 3, 1), num_heads=(1, 2, 4, 8))
 GROUP_SIZE, INTERVAL = [7, 7, 7, 7], [8, 4, 2, 1]
 
 
-def tiny(**kwargs):
+def tiny(arch=TINY, **kwargs):
     """Build a small net whose weights are no zeros or ones."""
     torch.manual_seed(0)
-    model = CrossFormer(arch=TINY, **kwargs)
+    model = CrossFormer(arch=arch, **kwargs)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model

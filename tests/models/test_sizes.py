@@ -17,6 +17,13 @@ from tests.models.test_crossformer import tiny
 EXAMPLES = int(os.environ.get('CROSSFORMER_EXAMPLES', 20))
 SIDES = st.integers(32, 700)
 FOUR = dict(min_size=4, max_size=4)
+ARCHS = st.fixed_dictionaries(
+    dict(
+        embed_dims=st.sampled_from([32, 48, 64]),
+        depths=st.lists(st.integers(1, 3), **FOUR),
+        num_heads=st.sampled_from([[1, 2, 4, 8], [2, 4, 8, 16]]),
+    )
+)
 # The reference goes token by token.
 SMALL_ENOUGH = 256**2
 
@@ -26,15 +33,17 @@ SMALL_ENOUGH = 256**2
     height=SIDES,
     width=SIDES,
     batch=st.integers(1, 2),
+    arch=ARCHS,
     with_acl=st.booleans(),
     lda_mode=st.sampled_from(['interval', 'group']),
     group_size=st.lists(st.integers(2, 14), **FOUR),
     interval=st.lists(st.integers(1, 8), **FOUR),
 )
 def test_any_size_and_grouping(
-    height, width, batch, with_acl, lda_mode, group_size, interval
+    height, width, batch, arch, with_acl, lda_mode, group_size, interval
 ):
     model = tiny(
+        arch,
         lda_mode=lda_mode,
         with_acl=with_acl,
         group_size=group_size,
