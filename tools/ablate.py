@@ -48,7 +48,7 @@ MINI = dict(
     group_size=[4, 4, 4, 2],
     crs_interval=[4, 2, 1, 1],
 )
-BATCH = 8  # images, for the throughput
+BATCH = 4  # images, for the throughput
 REPEATS = 5
 
 Row = dict[str, Any]

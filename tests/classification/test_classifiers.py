@@ -131,3 +131,31 @@ def test_the_mini_classifier_learns(mim, tmp_path):
     assert any(
         r.get('accuracy/top1') == pytest.approx(accuracy, abs=1e-3) for r in results
     )
+
+
+@pytest.mark.slow
+def test_the_ablation_goes_on_where_it_stopped(tmp_path):
+    digits = tmp_path / 'digits'
+    subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'make_mini_digits.py', digits], check=True
+    )
+    sys.path.insert(0, str(ROOT / 'tools'))
+    try:
+        from ablate import VARIANTS
+    finally:
+        sys.path.pop(0)
+    *done, last = VARIANTS
+    lines = ['variant,seed,top1', *(f'"{name}",0,50.0' for name in done)]
+    (tmp_path / 'ablation.csv').write_text('\n'.join(lines) + '\n')
+    tool = ROOT / 'tools' / 'ablate.py'
+    options = ['--out', tmp_path, '--seeds', '1', '--epochs', '1']
+    subprocess.run([sys.executable, tool, digits, *options], check=True)
+    rows = (tmp_path / 'ablation.md').read_text().splitlines()[2:]
+    assert [row.split(' | ')[0].strip('| ') for row in rows] == list(VARIANTS)
+    accuracies = [float(row.split(' | ')[4].split(' ±')[0]) for row in rows]
+    assert accuracies[:-1] == [50.0] * len(done)
+    # One epoch is better than a guess, and no other run was repeated.
+    assert 10 < accuracies[-1] != 50
+    assert len((tmp_path / 'ablation.csv').read_text().splitlines()) == 11
+    assert rows[0].startswith('| CrossFormer | 30.0 | ') and ' | 1.00 | ' in rows[0]
+    assert (tmp_path / 'ablation.png').stat().st_size > 10_000
