@@ -96,6 +96,7 @@ def test_mim_runs_every_tool(outside, tool):
     assert told in result.stdout
 
 
+@on_openmmlab
 @pytest.mark.slow
 def test_mim_searches_the_index(outside):
     call, _ = outside

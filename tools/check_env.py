@@ -229,11 +229,15 @@ def check_plugin(host: str) -> Check:
     error = importing('crossformer_mm')
     if error:
         return failure(part, error, wanted, mend)
+    distribution = {'mmseg': 'mmsegmentation'}.get(host, host)
     error = importing(f'{host}.registry')
     if error:
-        distribution = {'mmseg': 'mmsegmentation'}.get(host, host)
         return failure(part, error, wanted, install(distribution))
-    if sys.modules[f'{host}.registry'].MODELS.get('CrossFormer_S') is None:
+    try:
+        backbone = sys.modules[f'{host}.registry'].MODELS.get('CrossFormer_S')
+    except Exception as error:  # the registry imports the host's models first
+        return failure(part, error, wanted, install(distribution))
+    if backbone is None:
         return Check(part, 'not registered', wanted, 'FAIL', mend)
     return Check(part, 'registered', wanted, 'ok')
 

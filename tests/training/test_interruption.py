@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
-from tests.conftest import DETECTOR, MIM
+from tests.conftest import DETECTOR, MIM, called
 
 # CROSSFORMER_KILLS=20 for a long run.
 KILLS = int(os.environ.get('CROSSFORMER_KILLS', 2))
@@ -36,7 +36,7 @@ class Training:
 
     def start(self, *options):
         return subprocess.Popen(
-            [MIM, 'train', 'mmdet', DETECTOR, '--work-dir', self.work_dir]
+            [MIM, 'train', called('mmdet'), DETECTOR, '--work-dir', self.work_dir]
             + [*options, *OPTIONS],
             env=self.environ,
             stdout=self.log.open('w'),
