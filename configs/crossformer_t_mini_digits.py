@@ -9,29 +9,18 @@ model = dict(
 )
 data_root = '{{$DIGITS_ROOT:data/mini_digits}}'
 data_preprocessor = dict(num_classes=10)
-pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+dataset = dict(
+    _delete_=True,
+    type='CustomDataset',
+    data_root=data_root,
+    pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+)
 in_process = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
-    batch_size=32,
-    **in_process,
-    dataset=dict(
-        _delete_=True,
-        type='CustomDataset',
-        data_root=data_root,
-        data_prefix='train',
-        pipeline=pipeline,
-    ),
+    batch_size=32, **in_process, dataset=dict(**dataset, data_prefix='train')
 )
 val_dataloader = dict(
-    batch_size=64,
-    **in_process,
-    dataset=dict(
-        _delete_=True,
-        type='CustomDataset',
-        data_root=data_root,
-        data_prefix='val',
-        pipeline=pipeline,
-    ),
+    batch_size=64, **in_process, dataset=dict(**dataset, data_prefix='val')
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1,))
