@@ -61,9 +61,10 @@ class AttentionRecord:
         """
         attention = self.attention
         padding = self.groups()[some] < 0
-        x = attention.qkv(group_tokens(self.x, self.grouping)[some])
+        qkv = attention.qkv(group_tokens(self.x, self.grouping)[some])
+        q, k, _ = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         bias = spread(self.position_bias(), self.grouping)
-        return attention_weights(x, padding, bias, attention.num_heads, attention.scale)
+        return attention_weights(q, k, padding, bias, attention.scale)
 
     @torch.no_grad()
     def position_bias(self) -> Tensor | None:

@@ -7,11 +7,11 @@ ImageNet, a split is a folder with a folder for each class: `train/3/0042.png`.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
 from mini_set import new_folder
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 SIDE = 64
@@ -23,6 +23,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out', metavar='OUT', type=Path, help='folder to make')
     out = parser.parse_args().out
+    try:
+        # In the environment of classification alone.
+        from sklearn.datasets import load_digits
+    except ImportError:
+        sys.exit('make_mini_digits: scikit-learn has the digits: make env-cls')
     digits = load_digits()
     with new_folder(out) as root:
         examples = zip(digits.images, digits.target.tolist())

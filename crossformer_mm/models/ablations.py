@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .attention import GroupAttention
 from .embed import CrossScaleEmbedding
+from .layers import Linear
 from .partition import Grouping, group_tokens, ungroup_tokens
 from .position_bias import DynamicPositionBias
 from .softmax_attention import attention_weights, spread
@@ -92,15 +93,14 @@ class ShiftedWindowAttention(GroupAttention):
         )
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         shift = (0, 0, right, 0, down, 0)
-        qkv = group_tokens(F.pad(self.qkv(x), shift), grouping)
+        parts = F.pad(self.qkv(x), shift).unflatten(3, (3, self.num_heads, -1))
+        q, k, v = (group_tokens(part, grouping) for part in parts.unbind(3))
         real = F.pad(x.new_ones(batch, height, width, 1), shift)
         padding = group_tokens(real, grouping).squeeze(-1) == 0
         bias = spread(table, grouping)
-        weights = attention_weights(qkv, padding, bias, self.num_heads, self.scale)
-        weights = F.dropout(weights, self.attn_drop_rate, self.training)
-        v = qkv.chunk(3, dim=-1)[2].unflatten(2, (self.num_heads, -1))
-        x = (weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2)
-        x = ungroup_tokens(x, grouping, batch, height + down, width + right)
+        weights = attention_weights(q, k, padding, bias, self.scale)
+        x = F.dropout(weights, self.attn_drop_rate, self.training) @ v
+        x = ungroup_tokens(x, grouping, batch, height + down, width + right).flatten(3)
         return self.proj_drop(self.proj(x[:, down:, right:]))
 
 
@@ -134,11 +134,11 @@ class SpatialReductionAttention(nn.Module):
         self.num_heads = num_heads
         self.scale = qk_scale
         self.attn_drop_rate = attn_drop_rate
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.kv = nn.Linear(dim, dim * 2, bias=qkv_bias)
+        self.q = Linear(dim, dim, bias=qkv_bias)
+        self.kv = Linear(dim, dim * 2, bias=qkv_bias)
         self.reduction = nn.Conv2d(dim, dim, ratio, ratio) if ratio > 1 else None
         self.norm = nn.LayerNorm(dim) if ratio > 1 else None
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
     def forward(self, x: Tensor, _: Grouping) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .layers import Linear
 from .partition import Grouping
 from .softmax_attention import blockwise_attention, plain_attention
 
@@ -42,8 +43,8 @@ class GroupAttention(nn.Module):
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5 if qk_scale is None else qk_scale
         self.attn_drop_rate = attn_drop_rate
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
         # `pos` is the published checkpoints' name.
         self.pos = None if position_bias is None else position_bias()

@@ -75,30 +75,39 @@ def lda_grouping(
 
 
 def group_tokens(x: Tensor, grouping: Grouping) -> Tensor:
-    """Pad with zeros and cut: ``[B, H, W, C]`` to ``[B * groups, rows * cols, C]``."""
-    batch, height, width, channels = x.shape
+    """Pad with zeros and cut: ``[B, H, W, ..., C]`` to ``[B * groups, ..., N, C]``.
+
+    What stands between, such as heads, is cut alike; N is rows * cols.
+    """
+    batch, height, width, *between, channels = x.shape
     rows, cols, interval = grouping
     down, right = _windows(height, width, grouping)
     pad_bottom = down * rows * interval - height
     pad_right = right * cols * interval - width
     if pad_bottom or pad_right:
-        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
-    x = x.reshape(batch, down, rows, interval, right, cols, interval, channels)
-    x = x.permute(0, 1, 3, 4, 6, 2, 5, 7)
+        x = F.pad(x, (0, 0) * len(between) + (0, 0, 0, pad_right, 0, pad_bottom))
+    x = x.reshape(
+        batch, down, rows, interval, right, cols, interval, *between, channels
+    )
+    x = x.permute(0, 1, 3, 4, 6, *range(7, 7 + len(between)), 2, 5, -1)
     groups = batch * down * right * interval**2
-    return x.reshape(groups, rows * cols, channels)
+    return x.reshape(groups, *between, rows * cols, channels)
 
 
 def ungroup_tokens(
     x: Tensor, grouping: Grouping, batch: int, height: int, width: int
 ) -> Tensor:
-    """Undo :func:`group_tokens`: ``[B * groups, N, C]`` to ``[B, H, W, C]``."""
+    """Undo :func:`group_tokens`: ``[B * groups, ..., N, C]`` to ``[B, H, W, ..., C]``."""
+    _, *between, _, channels = x.shape
     rows, cols, interval = grouping
     down, right = _windows(height, width, grouping)
-    x = x.reshape(batch, down, interval, right, interval, rows, cols, x.shape[-1])
-    x = x.permute(0, 1, 5, 2, 3, 6, 4, 7)
-    x = x.reshape(batch, down * rows * interval, right * cols * interval, x.shape[-1])
-    return x[:, :height, :width]
+    x = x.reshape(
+        batch, down, interval, right, interval, *between, rows, cols, channels
+    )
+    last = 5 + len(between)
+    x = x.permute(0, 1, last, 2, 3, last + 1, 4, *range(5, last), -1)
+    tall, wide = down * rows * interval, right * cols * interval
+    return x.reshape(batch, tall, wide, *between, channels)[:, :height, :width]
 
 
 @once_per_shape

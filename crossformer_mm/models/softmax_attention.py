@@ -8,9 +8,9 @@ the scores block by block, each small enough for a CPU's cache, and sums the bia
 gradient on the way. The bias of all pairs is as large as the scores of a group and
 spread anew from its table in both passes.
 
-Shapes: G groups of N = rows x cols tokens; ``qkv [B, H, W, 3 C]``, cut to ``[G, N,
-3 C]``; ``table [heads, 2 rows - 1, 2 cols - 1]``, spread to ``bias [heads, N, N]``;
-``padding [G, N]``, True where a token is padding.
+Shapes: G groups of N = rows x cols tokens and h heads of width d; ``qkv [B, H, W,
+3 C]``, cut to query, key and value ``[G, h, N, d]``; ``table [h, 2 rows - 1, 2 cols -
+1]``, spread to ``bias [h, N, N]``; ``padding [G, N]``, True where a token is padding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,9 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 from .tracing import one_node
 
-# Scores in a block, its queries, and the numbers in a slab of the map. On a CPU these
-# have to fit the cache, on a GPU they have to keep the device busy.
+# Scores in a block, its queries, and the numbers in a slab of the map or in the bias of
+# the heads that go together. On a CPU these have to fit the cache, on a GPU they have
+# to keep the device busy.
 BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
 SLAB_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
@@ -52,18 +53,16 @@ def plain_attention(
     Returns:
         Tensor: ``[B, H, W, C]``.
     """
-    x, padding = _cut(qkv, grouping)
-    weights = attention_weights(x, padding, spread(table, grouping), heads, scale)
-    x = F.dropout(weights, drop_rate) @ _split(x, heads)[2]
-    x = x.transpose(1, 2).flatten(2)
-    return ungroup_tokens(x, grouping, *qkv.shape[:3])
+    q, k, v, padding = _cut(_split(qkv, heads), grouping)
+    weights = attention_weights(q, k, padding, spread(table, grouping), scale)
+    x = F.dropout(weights, drop_rate) @ v
+    return ungroup_tokens(x, grouping, *qkv.shape[:3]).flatten(3)
 
 
 def attention_weights(
-    x: Tensor, padding: Tensor | None, bias: Tensor | None, heads: int, scale: float
+    q: Tensor, k: Tensor, padding: Tensor | None, bias: Tensor | None, scale: float
 ) -> Tensor:
-    """Compute what each token attends to: ``[G, N, 3 C]`` to ``[G, heads, N, N]``."""
-    q, k, _ = _split(x, heads)
+    """Compute what each token attends to: ``[G, h, N, N]``."""
     scores = q @ k.transpose(2, 3) * scale
     mask = _mask(padding, bias, scores.dtype)
     return (scores if mask is None else scores + mask).softmax(-1)
@@ -105,30 +104,35 @@ class _BlockwiseAttention(torch.autograd.Function):
 def attention_forward(
     qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
-    """Attend, slab by slab of the map, so that no second map of qkv is there."""
+    """Attend by PyTorch's kernel, for some heads and a slab of the map at a time."""
     grouping = Grouping(*grouping)
-    # Cast here, not in every call: the table is small.
-    bias = spread(None if table is None else table.to(qkv.dtype), grouping)
-    batch, height, width, channels = qkv.shape
-    out = qkv.new_empty(batch, height, width, channels // 3)
-    for rows in _slabs(qkv, grouping):
-        x, padding = _cut(qkv[:, rows], grouping)
-        if padding is None:
-            x = _attend(x, None, bias, heads, scale)
-        else:
-            # The mask differs between groups.
-            chunks = _chunks(len(x), heads * x.shape[1] ** 2, x.device)
-            x = torch.cat(
-                [_attend(x[some], padding[some], bias, heads, scale) for some in chunks]
-            )
-        out[:, rows] = ungroup_tokens(x, grouping, *out[:, rows].shape[:3])
-    return out
+    qkv = _split(qkv, heads)
+    out = qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
+    for some in _heads(qkv, grouping):
+        # Cast here, not in every call: the table is small.
+        bias = spread(None if table is None else table[some].to(qkv.dtype), grouping)
+        for rows in _slabs(qkv[..., some, :], grouping):
+            q, k, v, padding = _cut(qkv[:, rows, ..., some, :], grouping)
+            part = out[:, rows, :, some]
+            if padding is None:
+                mask = _mask(None, bias, q.dtype)
+                x = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+            else:
+                x = torch.empty_like(q)
+                # The mask differs between groups.
+                for chunk in _chunks(q, q.shape[2]):
+                    mask = _mask(padding[chunk], bias, q.dtype)
+                    x[chunk] = F.scaled_dot_product_attention(
+                        q[chunk], k[chunk], v[chunk], mask, scale=scale
+                    )
+            part.copy_(ungroup_tokens(x, grouping, *part.shape[:3]))
+    return out.flatten(3)
 
 
 @one_node(
     lambda _, __, qkv, table, *___: (
         torch.empty_like(qkv, memory_format=torch.contiguous_format),
-        qkv.new_empty(0 if table is None else table.shape),
+        qkv.new_empty(0) if table is None else torch.empty_like(table),
     )
 )
 def attention_backward(
@@ -142,154 +146,147 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of qkv and, where there is one, the table."""
     grouping = Grouping(*grouping)
-    bias = spread(table, grouping)
-    grad_bias = None if bias is None else torch.zeros_like(bias)
+    qkv = _split(qkv, heads)
+    out, grad_out = (m.unflatten(3, (heads, -1)) for m in (out, grad_out))
     grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
-    for rows in _slabs(qkv, grouping):
-        x, padding = _cut(qkv[:, rows], grouping)
-        # Padding and cutting off undo each other, so do their gradients.
-        o, grad_o = (group_tokens(m[:, rows], grouping) for m in (out, grad_out))
-        grad_x = _attend_backward(grad_o, o, x, padding, bias, grad_bias, heads, scale)
-        grad_qkv[:, rows] = ungroup_tokens(
-            grad_x, grouping, *grad_qkv[:, rows].shape[:3]
-        )
-    if bias is None:
-        return grad_qkv, qkv.new_empty(0)
-    return grad_qkv, sum_up(grad_bias, grouping)
+    grad_table = qkv.new_empty(0) if table is None else torch.empty_like(table)
+    for some in _heads(qkv, grouping):
+        bias = spread(None if table is None else table[some], grouping)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        for rows in _slabs(qkv[..., some, :], grouping):
+            q, k, v, padding = _cut(qkv[:, rows, ..., some, :], grouping)
+            # Padding and cutting off undo each other, so do their gradients.
+            o, grad_o = (m[:, rows, :, some] for m in (out, grad_out))
+            # The softmax's gradient subtracts each row's sum of weight * gradient,
+            # which equals this product (FlashAttention, section 3.1).
+            delta = (o * grad_o).sum(-1, keepdim=True)
+            grad_o, delta = (group_tokens(m, grouping) for m in (grad_o, delta))
+            grads = _attend_backward(
+                q * scale, k, v, grad_o, delta, padding, bias, grad_bias
+            )
+            grads = grads[0] * scale, *grads[1:]
+            parts = grad_qkv[:, rows, ..., some, :].unbind(3)
+            for part, grad in zip(parts, grads):
+                part.copy_(ungroup_tokens(grad, grouping, *part.shape[:3]))
+        if bias is not None:
+            grad_table[some] = sum_up(grad_bias, grouping)
+    return grad_qkv.flatten(3), grad_table
+
+
+def _attend_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grad_out: Tensor,
+    delta: Tensor,
+    padding: Tensor | None,
+    bias: Tensor | None,
+    grad_bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of q, k and v and add to the bias's, block by block."""
+    grads = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    heads = q.shape[1]
+    hidden = None if padding is None else _hide(padding, q.dtype)
+    for some in _chunks(q, BLOCK_QUERIES):
+        # A batch of matrices, [g * h, N, d].
+        matrices = (m[some].flatten(0, 1) for m in (q, k, v, grad_out, delta, *grads))
+        q_, k_, v_, grad_o, delta_, grad_q, grad_k, grad_v = matrices
+        for i in range(0, q.shape[2], BLOCK_QUERIES):
+            rows = slice(i, i + BLOCK_QUERIES)
+            scores = torch.bmm(q_[:, rows], k_.mT)
+            by_head = scores.unflatten(0, (-1, heads))
+            if bias is not None:
+                by_head += bias[:, rows]
+            if hidden is not None:
+                by_head += hidden[some]
+            weights = scores.softmax(-1)
+            grad_v.baddbmm_(weights.mT, grad_o[:, rows])
+            grad_scores = torch.bmm(grad_o[:, rows], v_.mT)
+            grad_scores.sub_(delta_[:, rows]).mul_(weights)
+            grad_k.baddbmm_(grad_scores.mT, q_[:, rows])
+            grad_q[:, rows] = torch.bmm(grad_scores, k_)
+            if bias is not None:
+                grad_bias[:, rows] += grad_scores.unflatten(0, (-1, heads)).sum(0)
+    return grads
 
 
 def spread(table: Tensor | None, grouping: Grouping) -> Tensor | None:
-    """Give each pair of query and key the bias of its offset: ``[heads, N, N]``."""
+    """Give each pair of query and key the bias of its offset: ``[h, N, N]``."""
     if table is None:
         return None
-    tokens = grouping.rows * grouping.cols
-    index = _offset_index(grouping, table.device)
-    bias = table.flatten(1).gather(1, index.expand(table.shape[0], -1))
-    return bias.unflatten(1, (tokens, tokens))
+    rows, cols, _ = grouping
+    # Columns first, so that the more numerous rows are copied as a whole.
+    bias = table.index_select(2, _offset_places(cols, table.device))
+    bias = bias.index_select(1, _offset_places(rows, table.device))
+    bias = bias.unflatten(2, (cols, cols)).unflatten(1, (rows, rows)).transpose(2, 3)
+    return bias.reshape(len(table), rows * cols, rows * cols)
 
 
 def sum_up(grad_bias: Tensor, grouping: Grouping) -> Tensor:
     """Sum the gradients of all pairs of an offset, as ``spread``'s gradient does."""
     rows, cols, _ = grouping
-    grad_table = grad_bias.new_zeros(len(grad_bias), (2 * rows - 1) * (2 * cols - 1))
-    index = _offset_index(grouping, grad_bias.device)
-    grad_table.index_add_(1, index, grad_bias.flatten(1))
-    return grad_table.unflatten(1, (2 * rows - 1, 2 * cols - 1))
+    grad = grad_bias.unflatten(2, (rows, cols)).unflatten(1, (rows, cols))
+    grad = grad.transpose(2, 3).flatten(3).flatten(1, 2)
+    place = _offset_places(rows, grad.device)
+    grad = grad.new_zeros(len(grad), 2 * rows - 1, cols**2).index_add_(1, place, grad)
+    place = _offset_places(cols, grad.device)
+    table = grad.new_zeros(*grad.shape[:2], 2 * cols - 1)
+    return table.index_add_(2, place, grad)
 
 
-def _offset_index(grouping: Grouping, device: torch.device) -> Tensor:
-    """Find each pair's offset in a flattened table: ``[N * N]``.
-
-    The table starts at the offset of the first query from the last key, so a pair's
-    place in it is the difference of two numbers, one of the query and one of the key.
-    """
-    down = torch.arange(grouping.rows, device=device) * (2 * grouping.cols - 1)
-    place = (down[:, None] + torch.arange(grouping.cols, device=device)).flatten()
-    return (place[:, None] - place + place[-1]).flatten()
+def _offset_places(side: int, device: torch.device) -> Tensor:
+    """Find the offset of each pair along one side in a table: ``[side * side]``."""
+    place = torch.arange(side, device=device)
+    return (place[:, None] - place + side - 1).flatten()
 
 
-def _cut(qkv: Tensor, grouping: Grouping) -> tuple[Tensor, Tensor | None]:
-    """Cut a map ``[B, H, W, 3 C]`` into groups and tell which tokens are padding."""
+def _split(qkv: Tensor, heads: int) -> Tensor:
+    """View ``[B, H, W, 3 C]`` as ``[B, H, W, 3, h, d]``."""
+    return qkv.unflatten(3, (3, heads, -1))
+
+
+def _cut(
+    qkv: Tensor, grouping: Grouping
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Cut a map ``[B, H, W, 3, h, d]``: query, key and value, and what is padding."""
     padding = padding_mask(*qkv.shape[1:3], grouping, qkv.device)
     if padding is not None:
         padding = padding.repeat(qkv.shape[0], 1)
-    return group_tokens(qkv, grouping), padding
+    q, k, v = (group_tokens(part, grouping) for part in qkv.unbind(3))
+    return q, k, v, padding
 
 
-def _attend(
-    x: Tensor,
-    padding: Tensor | None,
-    bias: Tensor | None,
-    heads: int,
-    scale: float,
-) -> Tensor:
-    """Attend in each group by PyTorch's kernel: ``[G, N, 3 C]`` to ``[G, N, C]``."""
-    q, k, v = _split(x, heads)
-    mask = _mask(padding, bias, q.dtype)
-    x = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
-    return x.transpose(1, 2).flatten(2)
-
-
-def _attend_backward(
-    grad_out: Tensor,
-    out: Tensor,
-    x: Tensor,
-    padding: Tensor | None,
-    bias: Tensor | None,
-    grad_bias: Tensor | None,
-    heads: int,
-    scale: float,
-) -> Tensor:
-    """Compute the gradient of x and add to the bias's, block by block."""
-    grad_x = torch.empty_like(x)
-    groups, tokens, _ = x.shape
-    queries = min(tokens, BLOCK_QUERIES)
-    for some in _chunks(groups, heads * queries * tokens, x.device):
-        q, k, v = (_flat(part) for part in _split(x[some], heads))
-        o, grad_o = (_flat(_heads(part[some], heads)) for part in (out, grad_out))
-        q = q * scale
-        grad_q, grad_k, grad_v = (torch.zeros_like(part) for part in (q, k, v))
-        # The softmax's gradient subtracts each row's sum of weight * gradient,
-        # which equals this product (FlashAttention, section 3.1).
-        delta = (o * grad_o).sum(-1, keepdim=True)
-        hidden = None if padding is None else _hide(padding[some], x.dtype)
-        for i in range(0, tokens, BLOCK_QUERIES):
-            rows = slice(i, i + BLOCK_QUERIES)
-            scores = torch.bmm(q[:, rows], k.mT)
-            by_head = scores.unflatten(0, (-1, heads))
-            if bias is not None:
-                by_head += bias[:, rows]
-            if hidden is not None:
-                by_head += hidden
-            weights = scores.softmax(-1)
-            grad_v.baddbmm_(weights.mT, grad_o[:, rows])
-            grad_scores = torch.bmm(grad_o[:, rows], v.mT)
-            grad_scores.sub_(delta[:, rows]).mul_(weights)
-            grad_k.baddbmm_(grad_scores.mT, q[:, rows])
-            grad_q[:, rows] = torch.bmm(grad_scores, k)
-            if bias is not None:
-                grad_bias[:, rows] += grad_scores.unflatten(0, (-1, heads)).sum(0)
-        grads = grad_q * scale, grad_k, grad_v
-        for part, grad in zip(_split(grad_x[some], heads), grads):
-            part.copy_(grad.unflatten(0, (-1, heads)))
-    return grad_x
+def _heads(qkv: Tensor, grouping: Grouping) -> Iterator[slice]:
+    """Cut the heads into as many as go together."""
+    batch, _, width, _, heads, d = qkv.shape
+    rows, cols, interval = grouping
+    numbers = max((rows * cols) ** 2, batch * rows * interval * width * 3 * d)
+    return _steps(heads, 1, numbers, SLAB_NUMBERS, qkv.device)
 
 
 def _slabs(qkv: Tensor, grouping: Grouping) -> Iterator[slice]:
     """Cut the rows of a map into slabs of whole windows."""
-    batch, height, width, channels = qkv.shape
     window = grouping.rows * grouping.interval
-    numbers = batch * window * width * channels
-    step = window * max(1, _limit(SLAB_NUMBERS, qkv.device) // numbers)
-    for i in range(0, height, step):
+    numbers = window * qkv[:, 0].numel()
+    return _steps(qkv.shape[1], window, numbers, SLAB_NUMBERS, qkv.device)
+
+
+def _chunks(q: Tensor, queries: int) -> Iterator[slice]:
+    """Cut the groups of ``[G, h, N, d]`` into chunks whose scores are a block."""
+    groups, heads, tokens, _ = q.shape
+    scores = heads * min(queries, tokens) * tokens
+    return _steps(groups, 1, scores, BLOCK_SCORES, q.device)
+
+
+def _steps(
+    end: int, unit: int, numbers: int, limits: dict[str, int], device: torch.device
+) -> Iterator[slice]:
+    """Cut 0 to ``end`` into steps of whole units, ``numbers`` each, within a limit."""
+    # Any accelerator's limit is that of a GPU.
+    limit = limits.get(device.type, limits['cuda'])
+    step = unit * max(1, limit // numbers)
+    for i in range(0, end, step):
         yield slice(i, i + step)
-
-
-def _chunks(groups: int, scores: int, device: torch.device) -> Iterator[slice]:
-    """Cut the groups, ``scores`` each, into chunks of at most a block."""
-    step = max(1, _limit(BLOCK_SCORES, device) // scores)
-    for i in range(0, groups, step):
-        yield slice(i, i + step)
-
-
-def _limit(limits: dict[str, int], device: torch.device) -> int:
-    """Look up a device's limit; any accelerator's is that of a GPU."""
-    return limits.get(device.type, limits['cuda'])
-
-
-def _split(x: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """View ``[G, N, 3 C]`` as query, key and value ``[G, heads, N, d]``."""
-    return x.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """View ``[G, N, C]`` as ``[G, heads, N, d]``."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
-
-
-def _flat(x: Tensor) -> Tensor:
-    """Lay ``[G, heads, N, d]`` out as a batch of matrices ``[G * heads, N, d]``."""
-    return x.flatten(0, 1).contiguous()
 
 
 def _mask(

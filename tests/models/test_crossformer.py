@@ -96,8 +96,8 @@ def test_forward_leaves_module_unchanged():
 
 
 def test_images_of_a_batch_are_independent():
-    model = tiny(lda_mode='group').eval()
-    images = torch.randn(3, 3, 100, 132)
+    model = tiny(lda_mode='group').double().eval()
+    images = torch.randn(3, 3, 100, 132).double()
     with torch.no_grad():
         together = model(images)
         for i in range(3):
