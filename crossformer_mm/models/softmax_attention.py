@@ -184,7 +184,7 @@ def _attend_backward(
     grad_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of q, k and v and add to the bias's, block by block."""
-    grads = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    grads = q.new_empty(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
     heads = q.shape[1]
     hidden = None if padding is None else _hide(padding, q.dtype)
     for some in _chunks(q, BLOCK_QUERIES):

@@ -1,9 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossformer_mm.models import layers
-from crossformer_mm.models.layers import MLP
+from crossformer_mm.models.layers import MLP, Linear
 
 
 @pytest.fixture
@@ -38,3 +39,49 @@ def test_mlp_dropout_drops_in_training_alone():
     x = torch.randn(10, 4)
     assert (mlp(x) == 0).any()
     assert not (mlp.eval()(x) == 0).any()
+
+
+def test_an_adapter_around_a_layer_is_called(mlp):
+    class Twice(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return 2 * self.layer(x)
+
+    x = torch.randn(10, 4, dtype=torch.double)
+    expected = 2 * mlp(x)
+    mlp.fc2 = Twice(mlp.fc2)
+    torch.testing.assert_close(mlp(x), expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_a_linear_layer_by_convolution(dtype):
+    torch.manual_seed(0)
+    layer = Linear(24, 40).to(dtype)
+    x = torch.randn(3, 5, 7, 24, dtype=dtype, requires_grad=True)
+    leaves = [x, *layer.parameters()]
+    weight = torch.randn(3, 5, 7, 40, dtype=dtype)
+    for part in (slice(None), slice(1, 2)):
+        ours, expected = layer(x[:, part]), F.linear(x[:, part], *leaves[1:])
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+        grads, expected_grads = (
+            torch.autograd.grad((y * weight[:, part]).sum(), leaves)
+            for y in (ours, expected)
+        )
+        torch.testing.assert_close(grads, expected_grads, rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_where_it_is_faster():
+    x = torch.randn(4, 5)
+    called = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    with Watch(), torch.no_grad():
+        Linear(5, 6)(x)
+    assert 'convolution' in called and 'addmm' not in called

@@ -72,10 +72,12 @@ def test_values_and_gradients(attention, with_bias, size, monkeypatch):
         torch.testing.assert_close(grad, slow_grad)
 
 
-@pytest.mark.parametrize('size', [(4, 6), (3, 5)])
-def test_gradcheck(size):
+@pytest.mark.parametrize('interval', [1, 2])
+@pytest.mark.parametrize('size', [(4, 6), (3, 5), (2, 3)])
+def test_gradcheck(size, interval):
+    grouping = GROUPING._replace(interval=interval)
     assert torch.autograd.gradcheck(
-        lambda qkv, table: blockwise_attention(qkv, table, GROUPING, HEADS, SCALE),
+        lambda qkv, table: blockwise_attention(qkv, table, grouping, HEADS, SCALE),
         inputs(size),
     )
 
