@@ -1,6 +1,7 @@
 """Attention within groups: long short distance attention (LSDA)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +53,12 @@ class GroupAttention(nn.Module):
     def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
         """Attend within the groups of a map ``[B, H, W, C]``; the shape stays."""
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
-        args = self.qkv(x), table, grouping, self.num_heads, self.scale
         drop_rate = self.attn_drop_rate if self.training else 0.0
         # The plain formula has dropout, and is of operations that any runtime knows.
         if drop_rate > 0 or torch.onnx.is_in_onnx_export():
-            x = plain_attention(*args, drop_rate)
+            attend = partial(plain_attention, drop_rate=drop_rate)
         else:
-            x = blockwise_attention(*args)
+            attend = blockwise_attention
+        # Without a name qkv, the largest map of all, is gone before the projection.
+        x = attend(self.qkv(x), table, grouping, self.num_heads, self.scale)
         return self.proj_drop(self.proj(x))

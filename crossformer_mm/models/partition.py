@@ -97,7 +97,7 @@ def group_tokens(x: Tensor, grouping: Grouping) -> Tensor:
 def ungroup_tokens(
     x: Tensor, grouping: Grouping, batch: int, height: int, width: int
 ) -> Tensor:
-    """Undo :func:`group_tokens`: ``[B * groups, ..., N, C]`` to ``[B, H, W, ..., C]``."""
+    """Undo :func:`group_tokens`: back to ``[B, H, W, ..., C]``."""
     _, *between, _, channels = x.shape
     rows, cols, interval = grouping
     down, right = _windows(height, width, grouping)

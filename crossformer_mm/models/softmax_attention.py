@@ -112,20 +112,8 @@ def attention_forward(
         # Cast here, not in every call: the table is small.
         bias = spread(None if table is None else table[some].to(qkv.dtype), grouping)
         for rows in _slabs(qkv[..., some, :], grouping):
-            q, k, v, padding = _cut(qkv[:, rows, ..., some, :], grouping)
-            part = out[:, rows, :, some]
-            if padding is None:
-                mask = _mask(None, bias, q.dtype)
-                x = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
-            else:
-                x = torch.empty_like(q)
-                # The mask differs between groups.
-                for chunk in _chunks(q, q.shape[2]):
-                    mask = _mask(padding[chunk], bias, q.dtype)
-                    x[chunk] = F.scaled_dot_product_attention(
-                        q[chunk], k[chunk], v[chunk], mask, scale=scale
-                    )
-            part.copy_(ungroup_tokens(x, grouping, *part.shape[:3]))
+            part = qkv[:, rows, ..., some, :]
+            out[:, rows, :, some] = _attend(part, bias, grouping, scale)
     return out.flatten(3)
 
 
@@ -154,41 +142,57 @@ def attention_backward(
         bias = spread(None if table is None else table[some], grouping)
         grad_bias = None if bias is None else torch.zeros_like(bias)
         for rows in _slabs(qkv[..., some, :], grouping):
-            q, k, v, padding = _cut(qkv[:, rows, ..., some, :], grouping)
-            # Padding and cutting off undo each other, so do their gradients.
             o, grad_o = (m[:, rows, :, some] for m in (out, grad_out))
-            # The softmax's gradient subtracts each row's sum of weight * gradient,
-            # which equals this product (FlashAttention, section 3.1).
-            delta = (o * grad_o).sum(-1, keepdim=True)
-            grad_o, delta = (group_tokens(m, grouping) for m in (grad_o, delta))
-            grads = _attend_backward(
-                q * scale, k, v, grad_o, delta, padding, bias, grad_bias
+            part = qkv[:, rows, ..., some, :]
+            grad_qkv[:, rows, ..., some, :] = _attend_backward(
+                grad_o, o, part, bias, grad_bias, grouping, scale
             )
-            grads = grads[0] * scale, *grads[1:]
-            parts = grad_qkv[:, rows, ..., some, :].unbind(3)
-            for part, grad in zip(parts, grads):
-                part.copy_(ungroup_tokens(grad, grouping, *part.shape[:3]))
         if bias is not None:
             grad_table[some] = sum_up(grad_bias, grouping)
     return grad_qkv.flatten(3), grad_table
 
 
+def _attend(
+    qkv: Tensor, bias: Tensor | None, grouping: Grouping, scale: float
+) -> Tensor:
+    """Attend by PyTorch's kernel: ``[B, H, W, 3, h, d]`` to ``[B, H, W, h, d]``."""
+    q, k, v, padding = _cut(qkv, grouping)
+    if padding is None:
+        mask = _mask(None, bias, q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+    else:
+        x = torch.empty_like(q)
+        # The mask differs between groups.
+        for some in _chunks(q, q.shape[2]):
+            mask = _mask(padding[some], bias, q.dtype)
+            x[some] = F.scaled_dot_product_attention(
+                q[some], k[some], v[some], mask, scale=scale
+            )
+    return ungroup_tokens(x, grouping, *qkv.shape[:3])
+
+
 def _attend_backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
     grad_out: Tensor,
-    delta: Tensor,
-    padding: Tensor | None,
+    out: Tensor,
+    qkv: Tensor,
     bias: Tensor | None,
     grad_bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of q, k and v and add to the bias's, block by block."""
-    grads = q.new_empty(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
-    heads = q.shape[1]
+    grouping: Grouping,
+    scale: float,
+) -> Tensor:
+    """Compute the gradient of ``[B, H, W, 3, h, d]`` and add to the bias's."""
+    q, k, v, padding = _cut(qkv, grouping)
     hidden = None if padding is None else _hide(padding, q.dtype)
+    q = q * scale
+    # The softmax's gradient subtracts each row's sum of weight * gradient, which equals
+    # this product (FlashAttention, section 3.1).
+    delta = (out * grad_out).sum(-1, keepdim=True)
+    # Padding and cutting off undo each other, so do their gradients.
+    grad_out, delta = (group_tokens(m, grouping) for m in (grad_out, delta))
+    grads = tuple(m.new_zeros(m.shape) for m in (q, k, v))
+    heads = q.shape[1]
     for some in _chunks(q, BLOCK_QUERIES):
-        # A batch of matrices, [g * h, N, d].
+        # Batches of matrices, [g * h, N, d].
         matrices = (m[some].flatten(0, 1) for m in (q, k, v, grad_out, delta, *grads))
         q_, k_, v_, grad_o, delta_, grad_q, grad_k, grad_v = matrices
         for i in range(0, q.shape[2], BLOCK_QUERIES):
@@ -207,7 +211,9 @@ def _attend_backward(
             grad_q[:, rows] = torch.bmm(grad_scores, k_)
             if bias is not None:
                 grad_bias[:, rows] += grad_scores.unflatten(0, (-1, heads)).sum(0)
-    return grads
+    grads = grads[0].mul_(scale), *grads[1:]
+    parts = [ungroup_tokens(grad, grouping, *qkv.shape[:3]) for grad in grads]
+    return torch.stack(parts, dim=3)
 
 
 def spread(table: Tensor | None, grouping: Grouping) -> Tensor | None:
