@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .attention import GroupAttention
 from .embed import CrossScaleEmbedding
-from .layers import Linear
+from .linear import Linear
 from .partition import Grouping, group_tokens, ungroup_tokens
 from .position_bias import DynamicPositionBias
 from .softmax_attention import attention_weights, spread

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .layers import Linear
+from .linear import Linear
 from .partition import Grouping
 from .softmax_attention import blockwise_attention, plain_attention
 

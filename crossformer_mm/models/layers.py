@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn.grad import conv2d_weight
 
+from .linear import Linear, linear, weight_grad
 from .tracing import is_compiling
 
 BLOCK_TOKENS = 4096
@@ -37,49 +37,6 @@ class DropPath(nn.Module):
         return f'drop_prob={self.drop_prob:.3g}'
 
 
-class Linear(nn.Linear):
-    """A linear layer of tokens ``[..., C]``, see :func:`linear`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., C]`` to ``[..., C']``."""
-        return linear(x, self.weight, self.bias)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Apply a linear layer to ``[..., C]``; on a CPU as a 1 x 1 convolution.
-
-    The products are the same, but oneDNN convolves, where MKL would multiply, which on
-    AMD's processors takes twice as long.
-    """
-    if not _by_convolution(x):
-        return F.linear(x, weight, bias)
-    out = F.conv2d(_as_map(x), weight[:, :, None, None], bias)
-    return out.permute(0, 2, 3, 1).view(*x.shape[:-1], -1)
-
-
-def _weight_grad(x: Tensor, grad_out: Tensor) -> Tensor:
-    """Compute the gradient of the weight of :func:`linear`."""
-    if not _by_convolution(x):
-        return grad_out.flatten(0, -2).mT @ x.flatten(0, -2)
-    size = grad_out.shape[-1], x.shape[-1], 1, 1
-    return conv2d_weight(_as_map(x), size, _as_map(grad_out))[:, :, 0, 0]
-
-
-def _by_convolution(x: Tensor) -> bool:
-    return (
-        x.is_cpu
-        and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        # A runtime of its own knows best what to do with a product.
-        and not torch.onnx.is_in_onnx_export()
-    )
-
-
-def _as_map(x: Tensor) -> Tensor:
-    """View ``[..., C]`` as ``[1, C, 1, N]``, channels last."""
-    return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
-
-
 class _LinearOfGELU(torch.autograd.Function):
     """``linear(gelu(x))`` that keeps x alone and recomputes the GELU in backward.
 
@@ -97,7 +54,7 @@ class _LinearOfGELU(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
         for part, grad, grad_part in zip(*map(_blocks, (x, grad_out, grad_x))):
-            grad_weight += _weight_grad(F.gelu(part), grad)
+            grad_weight += weight_grad(F.gelu(part), grad)
             grad = linear(grad, weight.mT.to(grad.dtype))
             torch.ops.aten.gelu_backward(grad, part, grad_input=grad_part)
         return grad_x, grad_weight, grad_out.flatten(0, -2).sum(0)

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossformer_mm.models import layers
-from crossformer_mm.models.layers import MLP, Linear
+from crossformer_mm.models.layers import MLP
+from crossformer_mm.models.linear import Linear
 
 
 @pytest.fixture
