@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import GroupAttention
+from .convolution import Linear
 from .embed import CrossScaleEmbedding
-from .linear import Linear
 from .partition import Grouping, group_tokens, ungroup_tokens
 from .position_bias import DynamicPositionBias
 from .softmax_attention import attention_weights, spread

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
-from .linear import Linear
+from .convolution import Linear
 from .partition import Grouping
 from .softmax_attention import blockwise_attention, plain_attention
+from .tracing import is_recording
 
 
 class GroupAttention(nn.Module):
@@ -55,7 +55,7 @@ class GroupAttention(nn.Module):
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         drop_rate = self.attn_drop_rate if self.training else 0.0
         # The plain formula has dropout, and is of operations that any runtime knows.
-        if drop_rate > 0 or torch.onnx.is_in_onnx_export():
+        if drop_rate > 0 or is_recording():
             attend = partial(plain_attention, drop_rate=drop_rate)
         else:
             attend = blockwise_attention

@@ -32,6 +32,7 @@ from .ablations import (
     position_biases,
 )
 from .checks import check_choice, check_positive, check_rate, check_subset
+from .convolution import Conv2d
 from .embed import CrossScaleEmbedding, CrossScaleMerging
 from .layers import MLP, DropPath
 from .partition import lda_grouping, sda_grouping
@@ -79,7 +80,7 @@ class Block(nn.Module):
         self.with_acl = with_acl
         if with_acl:
             # `ex_conv` and `ex_ln` are the published checkpoints' names of the ACL.
-            self.ex_conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+            self.ex_conv = Conv2d(dim, dim, 3, padding=1, groups=dim)
             self.ex_ln = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class Block(nn.Module):
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         if self.with_acl:
             # No residual around it: the amplitude of the tokens starts anew.
-            x = self.ex_ln(self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            x = self.ex_ln(self.ex_conv(x))
         return x
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_kernels
+from .convolution import Conv2d, convolve
 from .partition import ceil_div
 
 
@@ -35,20 +36,19 @@ class _CrossScaleConv(nn.ModuleList):
         for i, kernel_size in enumerate(kernel_sizes, start=1):
             share = out_channels // 2 ** min(i, len(kernel_sizes) - 1)
             padding = (kernel_size - stride) // 2
-            self.append(nn.Conv2d(in_channels, share, kernel_size, stride, padding))
+            self.append(Conv2d(in_channels, share, kernel_size, stride, padding))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, H', W', C']``, H' = ceil(H / stride)."""
+        """``[B, H, W, C]`` to ``[B, H', W', C']``, H' = ceil(H / stride)."""
         # A side that is no multiple of the stride gets zeros, as beyond any border.
-        height, width = x.shape[2:]
+        height, width = x.shape[1:3]
         bottom = ceil_div(height, self.stride) * self.stride - height
         right = ceil_div(width, self.stride) * self.stride - width
-        x = F.pad(x, (0, right, 0, bottom))
-        x = torch.cat([self.convolve(conv, x) for conv in self], dim=1)
-        return x.permute(0, 2, 3, 1)
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        return torch.cat([self.apply_to(x, conv) for conv in self], dim=3)
 
     @staticmethod
-    def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    def apply_to(x: Tensor, conv: Conv2d) -> Tensor:
         """Apply one of the convolutions."""
         return conv(x)
 
@@ -62,19 +62,20 @@ class _ImageConv(_CrossScaleConv):
     """
 
     @staticmethod
-    def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    def apply_to(x: Tensor, conv: Conv2d) -> Tensor:
         """Apply one of the convolutions."""
         stride, before = conv.stride[0], conv.padding[0]
         rest = -conv.kernel_size[0] % stride
-        x = F.pad(x, (before, before + rest, before, before + rest))
-        weight = F.pad(conv.weight, (0, rest, 0, rest))
-        return F.conv2d(_to_patches(x, stride), _to_patches(weight, stride), conv.bias)
+        x = F.pad(x, (0, 0, before, before + rest, before, before + rest))
+        weight = F.pad(conv.weight, (0, rest, 0, rest)).permute(0, 2, 3, 1)
+        weight = _to_patches(weight, stride).permute(0, 3, 1, 2)
+        return convolve(_to_patches(x, stride), weight, conv.bias)
 
 
 def _to_patches(x: Tensor, side: int) -> Tensor:
-    """Turn ``[B, C, H, W]`` to ``[B, side ** 2 * C, H / side, W / side]``."""
-    x = x.permute(0, 2, 3, 1).unflatten(2, (-1, side)).unflatten(1, (-1, side))
-    return x.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
+    """Turn ``[B, H, W, C]`` to ``[B, H / side, W / side, side ** 2 * C]``."""
+    x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))
+    return x.transpose(2, 3).flatten(3)
 
 
 class CrossScaleEmbedding(nn.Module):
@@ -105,8 +106,7 @@ class CrossScaleEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, 3, H, W]`` to ``[B, ceil(H / 4), ceil(W / 4), C]``."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        return self.drop(self.norm(self.projs(x)))
+        return self.drop(self.norm(self.projs(x.permute(0, 2, 3, 1))))
 
 
 class CrossScaleMerging(nn.Module):
@@ -128,4 +128,4 @@ class CrossScaleMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` to ``[B, ceil(H / 2), ceil(W / 2), 2 C]``."""
-        return self.reductions(self.norm(x).permute(0, 3, 1, 2))
+        return self.reductions(self.norm(x))

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .linear import Linear, linear, weight_grad
-from .tracing import is_compiling
+from .convolution import Linear, linear, linear_weight_grad
+from .tracing import is_compiling, is_recording, one_node
 
 BLOCK_TOKENS = 4096
 
@@ -46,18 +46,32 @@ class _LinearOfGELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _in_blocks(lambda part: linear(F.gelu(part), weight, bias), x)
+        return linear_of_gelu(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
-        for part, grad, grad_part in zip(*map(_blocks, (x, grad_out, grad_x))):
-            grad_weight += weight_grad(F.gelu(part), grad)
-            grad = linear(grad, weight.mT.to(grad.dtype))
-            torch.ops.aten.gelu_backward(grad, part, grad_input=grad_part)
+        grad_x, grad_weight = linear_of_gelu_backward(grad_out, *ctx.saved_tensors)
         return grad_x, grad_weight, grad_out.flatten(0, -2).sum(0)
+
+
+@one_node(lambda x, weight, _: x.new_empty(*x.shape[:-1], len(weight)))
+def linear_of_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute ``linear(gelu(x))``."""
+    return _in_blocks(lambda part: linear(F.gelu(part), weight, bias), x)
+
+
+@one_node(lambda _, x, weight: (torch.empty_like(x), torch.empty_like(weight)))
+def linear_of_gelu_backward(
+    grad_out: Tensor, x: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of x and the weight."""
+    grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+    for part, grad, grad_part in zip(*map(_blocks, (x, grad_out, grad_x))):
+        grad_weight += linear_weight_grad(F.gelu(part), grad)
+        grad = linear(grad, weight.mT.to(grad.dtype))
+        torch.ops.aten.gelu_backward(grad, part, grad_input=grad_part)
+    return grad_x, grad_weight
 
 
 def _blocks(x: Tensor) -> tuple[Tensor, ...]:
@@ -99,7 +113,9 @@ class MLP(nn.Module):
     def transform(self, x: Tensor) -> Tensor:
         """Run both layers on all tokens at once."""
         x = self.fc1(x)
+        drops = self.training and self.drop.p > 0
         # Something else in the place of a layer, such as an adapter, is called.
-        if (self.training and self.drop.p > 0) or type(self.fc2) is not Linear:
+        adapted = type(self.fc2) is not Linear
+        if drops or adapted or is_recording():
             return self.drop(self.fc2(self.drop(F.gelu(x))))
         return _LinearOfGELU.apply(x, self.fc2.weight, self.fc2.bias)

@@ -13,6 +13,14 @@ def is_compiling() -> bool:
     return hasattr(torch.compiler, 'is_compiling') and torch.compiler.is_compiling()
 
 
+def is_recording() -> bool:
+    """Tell whether operations are recorded for a runtime or counter of its own.
+
+    It knows the operations that everybody knows.
+    """
+    return torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+
+
 def once_per_shape(function: Callable) -> Callable:
     """Keep the results of the last shapes; not a compiler's, which are symbols."""
     kept = lru_cache(maxsize=32)(function)

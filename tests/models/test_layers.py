@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossformer_mm.models import layers
+from crossformer_mm.models.convolution import Linear
 from crossformer_mm.models.layers import MLP
-from crossformer_mm.models.linear import Linear
 
 
 @pytest.fixture
@@ -67,6 +67,7 @@ def test_a_linear_layer_by_convolution(dtype):
     for part in (slice(None), slice(1, 2)):
         ours, expected = layer(x[:, part]), F.linear(x[:, part], *leaves[1:])
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+        assert ours.is_contiguous()
         grads, expected_grads = (
             torch.autograd.grad((y * weight[:, part]).sum(), leaves)
             for y in (ours, expected)
@@ -86,3 +87,9 @@ def test_a_convolution_where_it_is_faster():
     with Watch(), torch.no_grad():
         Linear(5, 6)(x)
     assert 'convolution' in called and 'addmm' not in called
+
+
+def test_a_map_in_another_layout():
+    layer, x = Linear(24, 40), torch.randn(2, 24, 5, 7).permute(0, 2, 3, 1)
+    assert not x.is_contiguous() and layer(x).is_contiguous()
+    torch.testing.assert_close(layer(x), layer(x.contiguous()))
