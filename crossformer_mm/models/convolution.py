@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .tracing import is_compiling, is_recording, one_node
+from .tracing import is_recording, one_node
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
@@ -68,7 +68,7 @@ def convolve(
         padding (int): Zeros around the map. Defaults to 0.
         groups (int): Groups of channels. Defaults to 1.
     """
-    function = _Convolution.apply if is_compiling() else convolution
+    function = convolution if is_recording() else _Convolution.apply
     return function(x, weight, bias, stride, padding, groups)
 
 
@@ -96,8 +96,8 @@ def _as_map(x: Tensor) -> Tensor:
     return x.contiguous().view(1, 1, -1, x.shape[-1])
 
 
-# For the compiler convolutions are single nodes: that of torch 2.13 fails on those whose
-# input is a view of another layout at dynamic sizes (pytorch/pytorch#185510).
+# For the compiler convolutions are single nodes: that of torch 2.13 fails at dynamic
+# sizes on those whose input is a view (pytorch/pytorch#185510).
 
 
 class _Convolution(torch.autograd.Function):
@@ -136,7 +136,7 @@ def _empty_output(
     height, width = (
         (side + 2 * padding - weight.shape[2]) // stride + 1 for side in x.shape[1:3]
     )
-    return x.new_empty(len(x), height, width, len(weight))
+    return x.new_empty(x.shape[0], height, width, len(weight))
 
 
 @one_node(_empty_output)

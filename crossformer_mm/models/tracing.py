@@ -51,7 +51,8 @@ def one_node(shapes: Callable[..., Any]) -> Callable[[Callable], Callable]:
         @wraps(function)
         def call(*args: Any) -> Any:
             # Called as it is where it can be: so a FLOP counter sees what is inside.
-            return (node if is_compiling() else function)(*args)
+            single = is_compiling() and not is_recording()
+            return (node if single else function)(*args)
 
         return call
 
