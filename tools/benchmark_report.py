@@ -9,15 +9,17 @@ fits them best: 1 is linear.
 import argparse
 import csv
 import statistics
+import sys
 from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import rich
 from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
 
+WIDTH = 120
 TASKS = {'eval': 'forward', 'train': 'forward and backward'}
 Rows = list[dict[str, str]]
 # Network, (height, width), task: a median.
@@ -36,7 +38,9 @@ def report(path: Path) -> None:
     with path.open(newline='') as file:
         rows = list(csv.DictReader(file))
     picture = path.with_suffix('.png')
-    rich.print(table(rows))
+    # In a file the table is as wide as it needs to be.
+    width = None if sys.stdout.isatty() else WIDTH
+    Console(width=width).print(table(rows))
     draw(rows).savefig(picture, dpi=150)
     print(f'Measurements: {path}\nPicture: {picture}')
 

@@ -68,6 +68,10 @@ def convolve(
         padding (int): Zeros around the map. Defaults to 0.
         groups (int): Groups of channels. Defaults to 1.
     """
+    dtype = autocast_dtype(x.device.type)
+    if dtype is not None:
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     function = convolution if is_recording() else _Convolution.apply
     return function(x, weight, bias, stride, padding, groups)
 
@@ -78,17 +82,22 @@ def _convolves(x: Tensor) -> bool:
         HAS_ONEDNN
         and x.is_cpu
         and x.dtype == torch.float32
-        and not _casts()
+        and autocast_dtype('cpu') is None
         # Who records operations knows best what to do with a product.
         and not is_recording()
     )
 
 
-def _casts() -> bool:
-    """Tell whether autocast makes something else of float32."""
-    if hasattr(torch.amp, 'is_autocast_available'):
-        return torch.is_autocast_enabled('cpu')
-    return torch.is_autocast_cpu_enabled()  # before torch 2.4
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Tell what autocast makes of float32 on a device; None where it is off."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        enabled = torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if enabled else None
+    # Before torch 2.4.
+    if device == 'cpu':
+        enabled = torch.is_autocast_cpu_enabled()
+        return torch.get_autocast_cpu_dtype() if enabled else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
 def _as_map(x: Tensor) -> Tensor:

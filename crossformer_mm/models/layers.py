@@ -58,15 +58,17 @@ class _LinearOfGELU(torch.autograd.Function):
 @one_node(lambda x, weight, _: x.new_empty(*x.shape[:-1], len(weight)))
 def linear_of_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Compute ``linear(gelu(x))``."""
+    # Compiled, autocast is over when this runs.
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     return _in_blocks(lambda part: linear(F.gelu(part), weight, bias), x)
 
 
-@one_node(lambda _, x, weight: (torch.empty_like(x), torch.empty_like(weight)))
+@one_node(lambda _, *kept: tuple(m.new_empty(m.shape) for m in kept))
 def linear_of_gelu_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of x and the weight."""
-    grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+    grad_x, grad_weight = x.new_empty(x.shape), weight.new_zeros(weight.shape)
     for part, grad, grad_part in zip(*map(_blocks, (x, grad_out, grad_x))):
         grad_weight += linear_weight_grad(F.gelu(part), grad)
         grad = linear(grad, weight.mT.to(grad.dtype))

@@ -50,6 +50,19 @@ def test_compiles_twice_for_all_sizes(lda_mode, train):
     assert graphs.frame_count == 2
 
 
+def test_compiles_with_autocast():
+    model = tiny('interval')
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    images = torch.rand(1, 3, 131, 97)
+    with torch.autocast('cpu', torch.bfloat16):
+        outs, expected = compiled(images), model(images)
+    for out, expected_out in zip(outs, expected):
+        torch.testing.assert_close(out, expected_out, rtol=0.05, atol=0.05)
+    sum(out.float().square().mean() for out in outs).backward()
+    assert all(param.grad.isfinite().all() for param in model.parameters())
+
+
 @pytest.mark.slow
 def test_compiles_in_default_mode():
     model = tiny('interval', stages=1)

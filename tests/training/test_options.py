@@ -43,6 +43,29 @@ def test_recomputing_blocks_changes_nothing(short_training, plain):
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
+def test_the_same_seed_gives_the_same_losses(short_training, plain):
+    assert plain.cfg.randomness == dict(seed=0, deterministic=True)
+    again = short_training(SEGMENTOR)
+    assert torch.equal(logged(again, 'loss'), logged(plain, 'loss'))
+    assert torch.equal(logged(again, 'grad_norm'), logged(plain, 'grad_norm'))
+
+
+def test_some_of_the_stages(short_training):
+    runner = short_training(
+        SEGMENTOR,
+        model__backbone__out_indices=(1, 2),
+        model__neck__in_channels=[128, 256],
+        model__neck__num_outs=2,
+        model__decode_head__in_channels=[256, 256],
+        model__decode_head__in_index=[0, 1],
+        model__decode_head__feature_strides=[8, 16],
+    )
+    assert logged(runner, 'loss').isfinite().all()
+    assert len(runner.model.backbone.layers) == 3  # nothing after the last of them
+    parameters = list(runner.model.parameters())
+    assert len(runner.optim_wrapper.optimizer.state) == len(parameters)
+
+
 def test_sync_batch_norm_is_batch_norm_in_one_process(plain):
     assert plain.cfg.norm_cfg.type == 'SyncBN'
     kinds = {type(part) for part in plain.model.decode_head.modules()}
