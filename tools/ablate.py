@@ -118,7 +118,7 @@ def train(name: str, seed: int, args: argparse.Namespace) -> float:
 
 def cost(variant: dict[str, Any]) -> Row:
     """Count the parameters, in 10^6, and the multiply-adds of S, in 10^9."""
-    # Of weights without gradients: torch's counter stumbles over a view of one that has.
+    # Without gradients: torch's counter stumbles over a view of a weight that has one.
     model = CrossFormer('S', **variant).eval().requires_grad_(False)
     with torch.no_grad(), flop_counter() as counter:
         model(torch.rand(1, 3, 224, 224))
