@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
-from tests.conftest import ROOT, SEGMENTOR
+from tests.conftest import DETECTOR, ROOT, SEGMENTOR
 
 # No noise, and no statistics over the images of one process: a step then is the mean
 # gradient of all images.
@@ -45,6 +46,43 @@ def test_two_processes_step_as_one_with_twice_the_batch(mim, mini_ade20k, tmp_pa
         )
         assert result.returncode == 0, result.stdout
         return read_checkpoint(str(work_dir / 'iter_1.pth'))['state_dict']
+
+    one = step('one', 2)
+    two = step('two', 1, '--launcher', 'pytorch', '--gpus', '2')
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_step_the_detector_as_one(mim, mini_coco, tmp_path, monkeypatch):
+    """The same image twice, and all samples: a detector's losses are normalized by how
+    many samples a process has, and these are drawn at random."""
+    monkeypatch.setenv('COCO_ROOT', str(mini_coco))
+
+    def step(name, batch, *launcher):
+        config = Config.fromfile(DETECTOR)
+        image = config.train_dataloader.dataset
+        image.indices, image.pipeline[3].prob = 1, 0.0
+        for part in ('rpn', 'rcnn'):
+            config.model.train_cfg[part].sampler.num = 100_000
+        config.model.backbone.drop_path_rate = 0.0
+        twice = dict(type='RepeatDataset', times=2, dataset=image)
+        config.train_dataloader.batch_size = batch
+        config.train_dataloader.dataset = twice
+        config.optim_wrapper = dict(
+            type='OptimWrapper', optimizer=dict(type='SGD', lr=1.0)
+        )
+        config.param_scheduler = None
+        config.train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=9)
+        config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+        config.dump(tmp_path / f'{name}.py')
+        work_dir = tmp_path / name
+        result = mim(
+            *('train', 'mmdet', tmp_path / f'{name}.py', '--work-dir', work_dir),
+            *launcher,
+            coco_root=mini_coco,
+        )
+        assert result.returncode == 0, result.stdout
+        return read_checkpoint(str(work_dir / 'epoch_1.pth'))['state_dict']
 
     one = step('one', 2)
     two = step('two', 1, '--launcher', 'pytorch', '--gpus', '2')
