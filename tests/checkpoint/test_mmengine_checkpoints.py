@@ -14,7 +14,7 @@ from crossformer_mm.checkpoint.allowed import RestoredHistory, get_statistic
 from crossformer_mm.checkpoint.reader import read_checkpoint
 from tests.checkpoint import kinds
 from tests.checkpoint.test_reader import hostile_objects, save
-from tests.conftest import ONEDL
+from tests.conftest import ONEDL, on_openmmlab
 
 
 def load(path):
@@ -106,6 +106,7 @@ def test_a_file_that_would_run_code_is_refused(name, tmp_path):
     assert not mark.exists()
 
 
+@on_openmmlab  # the fork allows the class itself
 @pytest.mark.usefixtures('weights_only')
 @pytest.mark.parametrize(
     'changes',
