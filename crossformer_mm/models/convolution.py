@@ -1,7 +1,8 @@
 """Convolutions and linear layers of maps with the channels last, ``[B, H, W, C]``.
 
 On a CPU a linear layer is a convolution of 1 x 1. The products are the same, but oneDNN
-convolves, where MKL would multiply, which takes twice as long on AMD's processors.
+convolves, where MKL would multiply, which took twice as long on the AMD processor that
+it was measured on.
 """
 
 import torch
@@ -112,17 +113,11 @@ def _as_map(x: Tensor) -> Tensor:
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: int,
-        padding: int,
-        groups: int,
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: int
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.settings, ctx.has_bias = (stride, padding, groups), bias is not None
-        return convolution(x, weight, bias, stride, padding, groups)
+        ctx.settings = settings
+        return convolution(x, weight, bias, *settings)
 
     @staticmethod
     @once_differentiable
@@ -134,7 +129,7 @@ class _Convolution(torch.autograd.Function):
         return (
             grad_x if wanted[0] else None,
             grad_weight if wanted[1] else None,
-            grad.sum((0, 1, 2)) if ctx.has_bias else None,
+            grad.sum((0, 1, 2)) if wanted[2] else None,
             *(None, None, None),
         )
 

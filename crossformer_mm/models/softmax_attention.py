@@ -144,9 +144,9 @@ def attention_backward(
         for rows in _slabs(qkv[..., some, :], grouping):
             o, grad_o = (m[:, rows, :, some] for m in (out, grad_out))
             part = qkv[:, rows, ..., some, :]
-            grad_qkv[:, rows, ..., some, :] = _attend_backward(
-                grad_o, o, part, bias, grad_bias, grouping, scale
-            )
+            grads = _attend_backward(grad_o, o, part, bias, grad_bias, grouping, scale)
+            for i, grad in enumerate(grads):
+                grad_qkv[:, rows, :, i, some] = grad
         if bias is not None:
             grad_table[some] = sum_up(grad_bias, grouping)
     return grad_qkv.flatten(3), grad_table
@@ -179,8 +179,8 @@ def _attend_backward(
     grad_bias: Tensor | None,
     grouping: Grouping,
     scale: float,
-) -> Tensor:
-    """Compute the gradient of ``[B, H, W, 3, h, d]`` and add to the bias's."""
+) -> list[Tensor]:
+    """Compute the gradients of q, k and v in the map, and add to the bias's."""
     q, k, v, padding = _cut(qkv, grouping)
     hidden = None if padding is None else _hide(padding, q.dtype)
     q = q * scale
@@ -212,8 +212,7 @@ def _attend_backward(
             if bias is not None:
                 grad_bias[:, rows] += grad_scores.unflatten(0, (-1, heads)).sum(0)
     grads = grads[0].mul_(scale), *grads[1:]
-    parts = [ungroup_tokens(grad, grouping, *qkv.shape[:3]) for grad in grads]
-    return torch.stack(parts, dim=3)
+    return [ungroup_tokens(grad, grouping, *qkv.shape[:3]) for grad in grads]
 
 
 def spread(table: Tensor | None, grouping: Grouping) -> Tensor | None:

@@ -68,14 +68,13 @@ def test_compiles_in_default_mode():
     model = tiny('interval', stages=1)
     torch._dynamo.reset()
     compiled = torch.compile(model)
+    weight = model.patch_embed.norm.weight
     for size in SIZES[1:4]:
         images = torch.rand(1, 3, *size)
         outs, expected = compiled(images), model(images)
         torch.testing.assert_close(outs[0], expected[0], rtol=1e-4, atol=1e-5)
         grad, expected_grad = (
-            torch.autograd.grad(maps[0].square().mean(), model.patch_embed.norm.weight)[
-                0
-            ]
+            torch.autograd.grad(maps[0].square().mean(), weight)[0]
             for maps in (outs, expected)
         )
         torch.testing.assert_close(grad, expected_grad, rtol=1e-3, atol=1e-6)

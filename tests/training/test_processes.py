@@ -34,26 +34,44 @@ val_dataloader = val_evaluator = val_cfg = None
 """
 
 
+@pytest.fixture
+def weights_after(mim):
+    """Train as a config says; return the weights of its last checkpoint."""
+
+    def train(package, config, *launcher, **roots):
+        work_dir = config.with_suffix('')
+        result = mim(
+            *('train', package, config, '--work-dir', work_dir), *launcher, **roots
+        )
+        assert result.returncode == 0, result.stdout
+        (checkpoint,) = work_dir.glob('*_1.pth')
+        return read_checkpoint(str(checkpoint))['state_dict']
+
+    return train
+
+
+TWO = ('--launcher', 'pytorch', '--gpus', '2')
+
+
 @pytest.mark.slow
-def test_two_processes_step_as_one_with_twice_the_batch(mim, mini_ade20k, tmp_path):
+def test_two_processes_step_as_one_with_twice_the_batch(
+    weights_after, mini_ade20k, tmp_path
+):
     def step(name, batch, *launcher):
         config = tmp_path / f'{name}.py'
         config.write_text(ONE_STEP.format(base=SEGMENTOR, batch=batch))
-        work_dir = tmp_path / name
-        result = mim(
-            *('train', 'mmsegmentation', config, '--work-dir', work_dir, *launcher),
-            ade20k_root=mini_ade20k,
+        return weights_after(
+            'mmsegmentation', config, *launcher, ade20k_root=mini_ade20k
         )
-        assert result.returncode == 0, result.stdout
-        return read_checkpoint(str(work_dir / 'iter_1.pth'))['state_dict']
 
-    one = step('one', 2)
-    two = step('two', 1, '--launcher', 'pytorch', '--gpus', '2')
+    one, two = step('one', 2), step('two', 1, *TWO)
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_two_processes_step_the_detector_as_one(mim, mini_coco, tmp_path, monkeypatch):
+def test_two_processes_step_the_detector_as_one(
+    weights_after, mini_coco, tmp_path, monkeypatch
+):
     """The same image twice, and all samples: a detector's losses are normalized by how
     many samples a process has, and these are drawn at random."""
     monkeypatch.setenv('COCO_ROOT', str(mini_coco))
@@ -75,17 +93,11 @@ def test_two_processes_step_the_detector_as_one(mim, mini_coco, tmp_path, monkey
         config.train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=9)
         config.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
         config.dump(tmp_path / f'{name}.py')
-        work_dir = tmp_path / name
-        result = mim(
-            *('train', 'mmdet', tmp_path / f'{name}.py', '--work-dir', work_dir),
-            *launcher,
-            coco_root=mini_coco,
+        return weights_after(
+            'mmdet', tmp_path / f'{name}.py', *launcher, coco_root=mini_coco
         )
-        assert result.returncode == 0, result.stdout
-        return read_checkpoint(str(work_dir / 'epoch_1.pth'))['state_dict']
 
-    one = step('one', 2)
-    two = step('two', 1, '--launcher', 'pytorch', '--gpus', '2')
+    one, two = step('one', 2), step('two', 1, *TWO)
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
 
 
