@@ -21,7 +21,7 @@ from torch import Tensor
 from .models import CrossFormer
 from .models.attention import GroupAttention
 from .models.partition import Grouping, group_tokens
-from .models.softmax_attention import attention_weights, spread
+from .ops import attention_weights
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class AttentionRecord:
         attention = self.attention
         padding = self.groups()[some] < 0
         qkv = attention.qkv(group_tokens(self.x, self.grouping)[some])
-        q, k, _ = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = spread(self.position_bias(), self.grouping)
-        return attention_weights(q, k, padding, bias, attention.scale)
+        q, k, _ = attention.split_heads(qkv)
+        table, grid = self.position_bias(), self.grouping[:2]
+        return attention_weights(q, k, table, padding, grid, attention.scale)
 
     @torch.no_grad()
     def position_bias(self) -> Tensor | None:

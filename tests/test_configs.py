@@ -268,4 +268,4 @@ print(type(MODELS.build(cfg.model).backbone))
 """
     command = [sys.executable, '-W', 'ignore', '-c', code]
     built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    assert 'crossformer_mm.models.variants.CrossFormer_S' in built.stdout
+    assert 'crossformer_mm.models.CrossFormer_S' in built.stdout

@@ -11,7 +11,8 @@
 ``report``        what a person wants to know of all this
 """
 
+from .pretrained import PretrainedBackbone
 from .reader import CheckpointError
 from .weights_only import allow_mmengine_checkpoints
 
-__all__ = ['CheckpointError', 'allow_mmengine_checkpoints']
+__all__ = ['CheckpointError', 'PretrainedBackbone', 'allow_mmengine_checkpoints']

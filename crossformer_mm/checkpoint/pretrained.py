@@ -5,17 +5,14 @@ from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
 
 from .fit import check_values, compare
 from .reader import CheckpointError, naming, read_checkpoint
 from .recognize import Weights, full_name, recognize, shapes_of
 
-# What MMEngine's own loading is called in an init_cfg.
-PRETRAINED = ('Pretrained', 'mmengine.Pretrained', PretrainedInit)
 
-InitCfg = dict[str, Any] | list[dict[str, Any]] | None
-
-
+@WEIGHT_INITIALIZERS.register_module(force=True)
 class PretrainedBackbone(PretrainedInit):
     """Loads a backbone's weights from any published kind of file, unconverted.
 
@@ -77,17 +74,6 @@ class PretrainedBackbone(PretrainedInit):
         print_log(f'Loaded {self.checkpoint}, {looks_like}: {told}', 'current', level)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, self._get_init_info())
-
-
-def with_whole_backbone(init_cfg: InitCfg) -> InitCfg:
-    """Let the Pretrained entries of an ``init_cfg`` load with `PretrainedBackbone`.
-
-    They come last, since MMEngine puts those alone last that it knows itself.
-    """
-    entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
-    pretrained = [e for e in entries if e['type'] in PRETRAINED]
-    others = [entry for entry in entries if entry not in pretrained]
-    return others + [dict(entry, type=PretrainedBackbone) for entry in pretrained]
 
 
 def without_unbuilt_stages(weights: Weights, module: BaseModule) -> Weights:

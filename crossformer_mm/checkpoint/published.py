@@ -17,7 +17,7 @@ def where_published(arch: str | None) -> str:
     """Tell where the published classifier is.
 
     Args:
-        arch (str, optional): A key of ``zoo.ARCHS``; None is like none of them.
+        arch (str, optional): A key of ``archs.ARCHS``; None is like none of them.
     """
     if arch is None:
         return f'The published files: see {REPOSITORY}.'

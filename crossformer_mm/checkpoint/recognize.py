@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ..models.zoo import ARCHS
+from ..models.archs import ARCHS
 from .reader import CheckpointError
 
 Weights = dict[str, Tensor]
@@ -42,7 +42,7 @@ class Network:
 
     Attributes:
         kind (str): 'backbone', 'classifier', 'detector' or 'segmentor'.
-        variant (str, optional): Key of ``zoo.ARCHS``; None where it is like none.
+        variant (str, optional): Key of ``archs.ARCHS``; None where it is like none.
         backbone (dict[str, Tensor]): By the published names.
         rest (dict[str, Tensor]): Norm and head of a classifier by their published
             names; neck and heads of others by MMDetection's or MMSegmentation's.

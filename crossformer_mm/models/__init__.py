@@ -1,29 +1,35 @@
+"""The networks, under the names that a config builds them by."""
+
+from typing import Any
+
+from mmengine.registry import MODELS
+
+from .archs import NAMES
 from .crossformer import CrossFormer
 from .pooling import NormalizedPooling
-from .variants import (
-    CrossFormer_B,
-    CrossFormer_B2,
-    CrossFormer_L,
-    CrossFormer_S,
-    CrossFormer_S2,
-    CrossFormer_T,
-    CrossFormerPP_B,
-    CrossFormerPP_H,
-    CrossFormerPP_L,
-    CrossFormerPP_S,
-)
 
-__all__ = [
-    'CrossFormer',
-    'CrossFormerPP_B',
-    'CrossFormerPP_H',
-    'CrossFormerPP_L',
-    'CrossFormerPP_S',
-    'CrossFormer_B',
-    'CrossFormer_B2',
-    'CrossFormer_L',
-    'CrossFormer_S',
-    'CrossFormer_S2',
-    'CrossFormer_T',
-    'NormalizedPooling',
-]
+
+def _published(arch: str) -> type[CrossFormer]:
+    """Make and register the class of a published architecture."""
+
+    class Published(CrossFormer):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(arch, **kwargs)
+
+    names = [name for name in NAMES if NAMES[name] == arch]
+    Published.__name__ = Published.__qualname__ = names[0]
+    Published.__doc__ = f'{names[0]}, see :class:`CrossFormer` for the arguments.'
+    MODELS.register_module(names, force=True, module=Published)
+    return Published
+
+
+CrossFormer_T = _published('T')
+CrossFormer_S = _published('S')
+CrossFormer_B = _published('B')
+CrossFormer_L = _published('L')
+CrossFormerPP_S = CrossFormer_S2 = _published('ppS')
+CrossFormerPP_B = CrossFormer_B2 = _published('ppB')
+CrossFormerPP_L = _published('ppL')
+CrossFormerPP_H = _published('ppH')
+
+__all__ = ['CrossFormer', 'NormalizedPooling', *NAMES]

@@ -1,14 +1,18 @@
 """Attention within groups: long short distance attention (LSDA)."""
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
-from .convolution import Linear
-from .partition import Grouping
-from .softmax_attention import blockwise_attention, plain_attention
-from .tracing import is_recording
+from .. import ops
+from .partition import (
+    Grouping,
+    GroupRule,
+    group_tokens,
+    padding_mask,
+    ungroup_tokens,
+)
 
 
 class GroupAttention(nn.Module):
@@ -25,9 +29,9 @@ class GroupAttention(nn.Module):
             where it is None. Defaults to None.
         attn_drop_rate (float): Dropout of the attention weights. Defaults to 0.
         proj_drop_rate (float): Dropout of the output. Defaults to 0.
-        position_bias (Callable, optional): Makes a module that computes the bias of
-            each offset, ``[heads, 2 rows - 1, 2 cols - 1]``, from the rows and columns
-            of a group. Defaults to None.
+        position_bias (nn.Module, optional): Computes the bias of each offset,
+            ``[heads, 2 rows - 1, 2 cols - 1]``, from the rows and columns of a group.
+            Defaults to None.
     """
 
     def __init__(
@@ -38,27 +42,58 @@ class GroupAttention(nn.Module):
         qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
-        position_bias: Callable[[], nn.Module] | None = None,
+        position_bias: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5 if qk_scale is None else qk_scale
         self.attn_drop_rate = attn_drop_rate
-        self.qkv = Linear(dim, dim * 3, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
-        # `pos` is the published checkpoints' name.
-        self.pos = None if position_bias is None else position_bias()
+        self.pos = position_bias  # `pos` is the published checkpoints' name.
 
     def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
         """Attend within the groups of a map ``[B, H, W, C]``; the shape stays."""
+        size = x.shape[:3]
+        padding = padding_mask(*size, grouping, x.device)
+        x = self.attend(group_tokens(self.qkv(x), grouping), padding, grouping)
+        return self.proj_drop(self.proj(ungroup_tokens(x, grouping, *size)))
+
+    def attend(self, qkv: Tensor, padding: Tensor | None, grouping: Grouping) -> Tensor:
+        """Attend within groups: ``[G, N, 3 C]`` to ``[G, N, C]``."""
+        q, k, v = self.split_heads(qkv)
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         drop_rate = self.attn_drop_rate if self.training else 0.0
-        # The plain formula has dropout, and is of operations that any runtime knows.
-        if drop_rate > 0 or is_recording():
-            attend = partial(plain_attention, drop_rate=drop_rate)
-        else:
-            attend = blockwise_attention
-        # Without a name qkv, the largest map of all, is gone before the projection.
-        x = attend(self.qkv(x), table, grouping, self.num_heads, self.scale)
-        return self.proj_drop(self.proj(x))
+        x = ops.attention(q, k, v, table, padding, grouping[:2], self.scale, drop_rate)
+        return x.transpose(1, 2).flatten(2)
+
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split ``[G, N, 3 C]`` to query, key and value ``[G, heads, N, C / heads]``."""
+        groups, tokens, channels = qkv.shape
+        width = channels // 3 // self.num_heads
+        qkv = qkv.reshape(groups, tokens, 3, self.num_heads, width)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def long_short_distance(
+    block: int, rule: GroupRule, **args: Any
+) -> tuple[nn.Module, Callable[[int, int], Grouping]]:
+    """Make the attention of a block: SDA in blocks 0, 2, 4, ..., LDA in 1, 3, 5, ...
+
+    Args:
+        block (int): Number of the block in its stage.
+        rule (GroupRule): How the stage cuts its maps.
+        **args: Arguments of :class:`GroupAttention`.
+
+    Returns:
+        tuple: The module, and from a map's height and width to its ``Grouping``.
+    """
+    return GroupAttention(**args), rule.lda if block % 2 else rule.sda
+
+
+# Makes the attention of a block, by the name that the argument `attention` takes.
+# `crossformer_mm.ablations` adds others.
+ATTENTIONS: dict[str, Callable[..., tuple[nn.Module, Callable]]] = {
+    'lsda': long_short_distance
+}

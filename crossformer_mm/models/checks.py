@@ -1,7 +1,147 @@
 """Checks of arguments; each error names the argument, its value and what is allowed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
+
+from torch import Tensor
+
+from .attention import ATTENTIONS
+from .partition import LDA_MODES
+from .position_bias import POSITION_BIASES
+
+# The original constructor's names of arguments, and ours.
+RENAMED = {
+    'in_chans': 'in_channels',
+    'patch_size': 'patch_sizes',
+    'merge_size': 'merge_sizes',
+    'use_checkpoint': 'with_cp',
+    'pretrained': 'init_cfg',
+}
+# Its arguments that have no place here.
+REMOVED = {
+    'img_size': 'any size of image works, remove it',
+    'num_classes': 'it is an argument of the head, remove it here',
+    'embed_dim': 'take arch=dict(embed_dims=..., depths=..., num_heads=...)',
+    'depths': 'take arch=dict(embed_dims=..., depths=..., num_heads=...)',
+    'num_heads': 'take arch=dict(embed_dims=..., depths=..., num_heads=...)',
+    'ape': "take position_bias='ape'",
+    'norm_layer': 'it is always LayerNorm, remove it',
+    'patch_norm': 'the first embedding always has its norm, remove it',
+}
+
+
+def with_original_names(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a constructor take the original constructor's names of its arguments.
+
+    Raises:
+        ValueError: If an argument is given by both names, or has no place here.
+    """
+
+    @wraps(init)
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in REMOVED.keys() & kwargs:
+            raise ValueError(f'CrossFormer has no argument {name}: {REMOVED[name]}.')
+        for old in RENAMED.keys() & kwargs:
+            value, new = kwargs.pop(old), RENAMED[old]
+            if value is not None and kwargs.get(new) is not None:
+                raise ValueError(f'{old} is an older name of {new}: give {new} only.')
+            if value is not None:
+                kwargs[new] = value
+        init(self, *args, **kwargs)
+
+    return call
+
+
+def check_settings(
+    settings: dict[str, Any],
+    adaptive_interval: bool,
+    out_indices: Sequence[int],
+    frozen_stages: int,
+) -> None:
+    """Check an architecture, and the arguments that depend on its number of stages.
+
+    Raises:
+        ValueError: If one of them is not allowed, or does not fit the others.
+    """
+    check_ints('depths', settings['depths'])
+    stages = len(settings['depths'])
+    for name in ('num_heads', 'group_size', 'crs_interval'):
+        check_ints(name, settings[name], stages)
+    check_choice('lda_mode', settings['lda_mode'], LDA_MODES)
+    check_rate('drop_path_rate', settings['drop_path_rate'])
+    check_subset('out_indices', out_indices, range(stages))
+    check_choice('frozen_stages', frozen_stages, range(-1, stages + 1))
+    if adaptive_interval and settings['lda_mode'] == 'interval':
+        raise ValueError(
+            "adaptive_interval=True needs lda_mode='group': under lda_mode='interval' "
+            'the interval is fixed by definition.'
+        )
+    if len(settings['merge_sizes']) != stages - 1:
+        raise ValueError(
+            f'merge_sizes must have {stages - 1} entries, one between two stages, got '
+            f'{len(settings["merge_sizes"])}: {settings["merge_sizes"]!r}.'
+        )
+    embed_dims = settings['embed_dims']
+    if not isinstance(embed_dims, int) or embed_dims < 16 or embed_dims % 2:
+        raise ValueError(
+            'embed_dims must be an even whole number >= 16 (the position bias is '
+            f'embed_dims // 16 wide), got {embed_dims!r}.'
+        )
+    for i, num_heads in enumerate(settings['num_heads']):
+        if embed_dims * 2**i % num_heads:
+            raise ValueError(
+                f'num_heads[{i}]={num_heads} does not divide the width of stage {i}, '
+                f'{embed_dims * 2**i} (embed_dims={embed_dims}).'
+            )
+
+
+def check_block_args(
+    attention: str,
+    position_bias: str,
+    mlp_ratio: float,
+    drop_rate: float,
+    attn_drop_rate: float,
+    **_: Any,
+) -> None:
+    """Check the arguments that all blocks share.
+
+    Raises:
+        ValueError: If one of them is not allowed.
+    """
+    check_part('attention', attention, ATTENTIONS)
+    check_part('position_bias', position_bias, POSITION_BIASES)
+    check_positive('mlp_ratio', mlp_ratio)
+    check_rate('drop_rate', drop_rate)
+    check_rate('attn_drop_rate', attn_drop_rate)
+
+
+def check_images(x: Tensor, in_channels: int) -> None:
+    """Check a batch of images.
+
+    Raises:
+        ValueError: If it is not ``[B, in_channels, H, W]``, or empty.
+    """
+    if x.dim() != 4 or x.shape[1] != in_channels:
+        raise ValueError(
+            f'The input must be [B, {in_channels}, H, W] (in_channels={in_channels}), '
+            f'got {list(x.shape)}.'
+        )
+    if 0 in x.shape:
+        raise ValueError(f'The input holds no image: its shape is {list(x.shape)}.')
+
+
+def check_part(name: str, value: str, known: dict[str, Any]) -> None:
+    """Check that ``value`` names a part of a block.
+
+    Raises:
+        ValueError: If it does not; the message says where the ablations' parts are.
+    """
+    if value not in known:
+        raise ValueError(
+            f'{name} must be one of {list(known)}, got {value!r}. Parts of the '
+            "ablations are there once custom_imports has 'crossformer_mm.ablations'."
+        )
 
 
 def check_ints(name: str, value: Sequence[int], length: int | None = None) -> None:

@@ -7,38 +7,37 @@ Where this code deviates from the published one, and why:
 
 * Both published meanings of long-distance attention are there (``lda_mode``): the
   detection and segmentation code fixes the interval, CrossFormer++ the group size.
-* Any input of at least 32 x 32 works; at multiples of 32 the outputs are the same.
+* Any input size works; at multiples of 32 the outputs are the same.
 * A forward pass never changes the module. There, one small image shrank the group
   size for all images after it.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint.pretrained import with_whole_backbone
-from .ablations import (
-    ATTENTIONS,
-    POSITION_BIASES,
-    Attending,
-    PositionedEmbedding,
-    attentions,
-    position_biases,
+from .archs import resolve_arch
+from .attention import ATTENTIONS
+from .checks import (
+    check_block_args,
+    check_images,
+    check_positive,
+    check_settings,
+    with_original_names,
 )
-from .checks import check_choice, check_positive, check_rate, check_subset
-from .convolution import Conv2d
-from .embed import CrossScaleEmbedding, CrossScaleMerging
-from .layers import MLP, DropPath
-from .partition import lda_grouping, sda_grouping
-from .zoo import resolve_arch
+from .embed import EMBEDDINGS, CrossScaleEmbedding, CrossScaleMerging
+from .init_cfg import InitCfg, read_init_cfg, with_whole_backbone
+from .mlp import MLP, DropPath
+from .partition import GroupRule, ceil_div, smaller
+from .position_bias import POSITION_BIASES
 
-MIN_INPUT_SIZE = 32
+# Less would leave the last stage less than a token. Shorter sides are padded.
+MIN_SIDE = 32
 
 
 class Block(nn.Module):
@@ -47,23 +46,27 @@ class Block(nn.Module):
     Args:
         dim (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
-        attending (tuple[Callable, Callable]): The class of the attention, and from
-            (height, width) of a map to its ``Grouping``: what makes the block a short-
-            or a long-distance one.
+        number (int): Number of the block in its stage.
+        rule (GroupRule): How the stage cuts its maps into groups.
+        attention (str): Key of ``ATTENTIONS``. Defaults to 'lsda'.
+        position_bias (str): Key of ``POSITION_BIASES``. Defaults to 'dpb'.
         mlp_ratio (float): Width of the MLP relative to C. Defaults to 4.
         drop_rate (float): Dropout of the attention's output and in the MLP.
             Defaults to 0.
         drop_path_rate (float): Stochastic depth of both branches. Defaults to 0.
         with_acl (bool): Whether an amplitude cooling layer (ACL, CrossFormer++
             section 4.2) ends the block. Defaults to False.
-        **attn_args: Further arguments of :class:`GroupAttention`.
+        **attn_args: Further arguments of the attention.
     """
 
     def __init__(
         self,
         dim: int,
         num_heads: int,
-        attending: Attending,
+        number: int,
+        rule: GroupRule,
+        attention: str = 'lsda',
+        position_bias: str = 'dpb',
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -71,16 +74,26 @@ class Block(nn.Module):
         **attn_args: Any,
     ) -> None:
         super().__init__()
-        attention, self.grouping = attending
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = attention(dim, num_heads, proj_drop_rate=drop_rate, **attn_args)
+        # SDA or LDA: the same attention, in groups that `grouping` finds by the size.
+        self.attn, self.grouping = ATTENTIONS[attention](
+            number,
+            rule,
+            dim=dim,
+            num_heads=num_heads,
+            proj_drop_rate=drop_rate,
+            position_bias=POSITION_BIASES[position_bias](
+                dim, num_heads, rule.group_size
+            ),
+            **attn_args,
+        )
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, int(dim * mlp_ratio), drop_rate)
         self.with_acl = with_acl
         if with_acl:
             # `ex_conv` and `ex_ln` are the published checkpoints' names of the ACL.
-            self.ex_conv = Conv2d(dim, dim, 3, padding=1, groups=dim)
+            self.ex_conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
             self.ex_ln = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +103,8 @@ class Block(nn.Module):
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         if self.with_acl:
             # No residual around it: the amplitude of the tokens starts anew.
-            x = self.ex_ln(self.ex_conv(x))
+            x = self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            x = self.ex_ln(x)
         return x
 
 
@@ -100,9 +114,9 @@ class Stage(nn.Module):
     Args:
         dim (int): Width C of the tokens.
         drop_path_rates (Sequence[float]): Stochastic depth, one rate per block.
-        attending (tuple): How the blocks 0, 2, 4, ... attend, and how 1, 3, 5, ... do.
         with_acl (bool): Whether every third block but the last has an ACL.
-        downsample (nn.Module, optional): The merging; None in the last stage.
+        merge_sizes (Sequence[int], optional): Kernel sizes of the merging; None in the
+            last stage, which has none.
         with_cp (bool): Whether to recompute each block's activations in the
             backward pass instead of keeping them.
         **block_args: Further arguments of :class:`Block`.
@@ -112,9 +126,8 @@ class Stage(nn.Module):
         self,
         dim: int,
         drop_path_rates: Sequence[float],
-        attending: tuple[Attending, Attending],
         with_acl: bool,
-        downsample: nn.Module | None,
+        merge_sizes: Sequence[int] | None,
         with_cp: bool,
         **block_args: Any,
     ) -> None:
@@ -123,14 +136,14 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 dim,
-                attending=attending[i % 2],
+                number=i,
                 drop_path_rate=rate,
                 with_acl=with_acl and i % 3 == 2 and i < last,
                 **block_args,
             )
             for i, rate in enumerate(drop_path_rates)
         )
-        self.downsample = downsample
+        self.downsample = CrossScaleMerging(dim, merge_sizes) if merge_sizes else None
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,7 +164,7 @@ class CrossFormer(BaseModule):
     published; convolutions start as in PyTorch.
 
     Args:
-        arch (str | dict): A key of ``zoo.ARCHS`` (T, S, B, L, ppS, ppB, ppL, ppH;
+        arch (str | dict): A key of ``archs.ARCHS`` (T, S, B, L, ppS, ppB, ppL, ppH;
             '++S' is read as 'ppS'), or a dict with ``embed_dims`` (int), ``depths``
             and ``num_heads`` (one int per stage), and, optionally, defaults for
             ``drop_path_rate``, ``with_acl``, ``lda_mode``, ``group_size`` and
@@ -179,12 +192,10 @@ class CrossFormer(BaseModule):
         qkv_bias (bool): Whether query, key and value have a bias. Defaults to True.
         qk_scale (float, optional): Factor of the attention scores. Defaults to
             None: the square root of a head's width, inverted.
-        attention (str): 'lsda', or what the paper's ablations put in its place: 'sda'
-            or 'lda' alone, 'shifted' windows as in Swin, spatial 'reduction' as in PVT.
+        attention (str): 'lsda'; others come with ``crossformer_mm.ablations``.
             Defaults to 'lsda'.
-        position_bias (str): 'dpb', or what the paper's ablations put in its place:
-            'dpb_residual', a learned table 'rpb' as in Swin, an absolute embedding
-            'ape', or 'none'. Defaults to 'dpb'.
+        position_bias (str): 'dpb' or 'none'; others come with
+            ``crossformer_mm.ablations``. Defaults to 'dpb'.
         drop_rate (float): Dropout of tokens. Defaults to 0.
         attn_drop_rate (float): Dropout of attention weights. Defaults to 0.
         drop_path_rate (float, optional): Stochastic depth of the last block; it
@@ -196,15 +207,18 @@ class CrossFormer(BaseModule):
             stages before i as well; -1 freezes nothing. Defaults to -1.
         with_cp (bool): Whether to recompute each block's activations in the
             backward pass: less memory, more time. Defaults to False.
-        init_cfg (dict | list[dict], optional): MMEngine's initialization config;
-            ``type='Pretrained'`` is read by
+        init_cfg (dict | list[dict] | str, optional): MMEngine's initialization config,
+            or a checkpoint; ``type='Pretrained'`` is read by
             :class:`~crossformer_mm.checkpoint.pretrained.PretrainedBackbone`.
             Defaults to None.
+
+    The original code's names of arguments are read too, see ``checks.RENAMED``.
 
     Raises:
         ValueError: If an argument is none of what is allowed.
     """
 
+    @with_original_names
     def __init__(
         self,
         arch: str | dict[str, Any] = 'S',
@@ -227,9 +241,9 @@ class CrossFormer(BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
-        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        init_cfg: InitCfg = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__(init_cfg=read_init_cfg(init_cfg))
         settings = resolve_arch(
             arch,
             group_size=group_size,
@@ -237,84 +251,52 @@ class CrossFormer(BaseModule):
             lda_mode=lda_mode,
             with_acl=with_acl,
             drop_path_rate=drop_path_rate,
+            merge_sizes=merge_sizes,
         )
-        depths, lda_mode = settings['depths'], settings['lda_mode']
-        stages = len(depths)
-        merge_sizes = ((2, 4),) * (stages - 1) if merge_sizes is None else merge_sizes
-        if len(merge_sizes) != stages - 1:
-            raise ValueError(
-                f'merge_sizes must have {stages - 1} entries, one between two stages, '
-                f'got {len(merge_sizes)}: {merge_sizes!r}.'
-            )
-        if adaptive_interval and lda_mode == 'interval':
-            raise ValueError(
-                "adaptive_interval=True needs lda_mode='group': under "
-                "lda_mode='interval' the interval is fixed by definition."
-            )
-        check_subset('out_indices', out_indices, range(stages))
-        check_choice('frozen_stages', frozen_stages, range(-1, stages + 1))
-        check_choice('attention', attention, ATTENTIONS)
-        check_choice('position_bias', position_bias, POSITION_BIASES)
-        if attention == 'reduction' and position_bias not in ('ape', 'none'):
-            raise ValueError(
-                f"attention='reduction' has no groups and so no offsets in them, got "
-                f"position_bias={position_bias!r}: take 'ape' or 'none'."
-            )
+        block_args = dict(
+            attention=attention,
+            position_bias=position_bias,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+        )
+        check_settings(settings, adaptive_interval, out_indices, frozen_stages)
+        check_block_args(**block_args)
         check_positive('in_channels', in_channels)
-        check_positive('mlp_ratio', mlp_ratio)
-        check_rate('drop_rate', drop_rate)
-        check_rate('attn_drop_rate', attn_drop_rate)
 
         self.arch = arch.replace('++', 'pp') if isinstance(arch, str) else None
         self.in_channels = in_channels
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
+        stages = range(len(settings['depths']))
         # Width of each stage, under the name that timm and mmpretrain give it.
-        self.num_features = [settings['embed_dims'] * 2**i for i in range(stages)]
-
-        embedding = (
-            PositionedEmbedding if position_bias == 'ape' else CrossScaleEmbedding
-        )
-        self.patch_embed = embedding(
+        self.num_features = [settings['embed_dims'] * 2**i for i in stages]
+        self.patch_embed = EMBEDDINGS.get(position_bias, CrossScaleEmbedding)(
             in_channels, self.num_features[0], patch_sizes, drop_rate
         )
-        # These are numbers, wanted on the meta device too.
-        drop_path_rates = torch.linspace(
-            0, settings['drop_path_rate'], sum(depths), device='cpu'
-        ).split(list(depths))
-        # Stages after the last output would hold parameters without a gradient,
-        # which breaks distributed training.
+        drop_path_rates = linear_rates(settings['drop_path_rate'], settings['depths'])
+        # Stages after the last output would hold parameters without a gradient, which
+        # breaks distributed training.
         last = max(self.out_indices)
-        self.layers = nn.ModuleList()
-        for i, dim in enumerate(self.num_features[: last + 1]):
-            group_size, interval = (
-                settings['group_size'][i],
-                settings['crs_interval'][i],
-            )
-            heads = settings['num_heads'][i]
-            group = dict(group_size=group_size, lda_mode=lda_mode)
-            lda = dict(group, interval=None if adaptive_interval else interval)
-            stage = Stage(
-                dim,
-                drop_path_rates[i].tolist(),
-                attentions(
-                    attention,
-                    sda=partial(sda_grouping, **group),
-                    lda=partial(lda_grouping, **lda),
-                    interval=interval,
+        self.layers = nn.ModuleList(
+            Stage(
+                self.num_features[i],
+                drop_path_rates[i],
+                rule=GroupRule(
+                    settings['group_size'][i],
+                    None if adaptive_interval else settings['crs_interval'][i],
+                    settings['lda_mode'],
                 ),
+                num_heads=settings['num_heads'][i],
                 with_acl=settings['with_acl'],
-                downsample=CrossScaleMerging(dim, merge_sizes[i]) if i < last else None,
+                merge_sizes=settings['merge_sizes'][i] if i < last else None,
                 with_cp=with_cp,
-                num_heads=heads,
-                mlp_ratio=mlp_ratio,
-                qkv_bias=qkv_bias,
-                qk_scale=qk_scale,
-                position_bias=position_biases(position_bias, dim, heads, group_size),
-                drop_rate=drop_rate,
-                attn_drop_rate=attn_drop_rate,
+                **block_args,
             )
-            self.layers.append(stage)
+            for i in stages[: last + 1]
+        )
         self.apply(_init_linear)
         self._freeze_stages()
 
@@ -327,42 +309,35 @@ class CrossFormer(BaseModule):
         """Compute the feature maps of a batch of images.
 
         Args:
-            x (Tensor): Images ``[B, 3, H, W]``, H and W at least 32.
+            x (Tensor): Images ``[B, 3, H, W]`` of any size. A side shorter than 32 is
+                padded with zeros to 32 inside.
 
         Returns:
-            tuple[Tensor]: Per entry i of ``out_indices`` a map ``[B, C * 2 ** i,
-            ceil(H / (4 * 2 ** i)), ceil(W / (4 * 2 ** i))]``.
+            tuple[Tensor]: One map per entry of ``out_indices``; that of stage i is
+            ``[B, C * 2**i, ceil(H / (4 * 2**i)), ceil(W / (4 * 2**i))]``.
 
         Raises:
-            ValueError: If the images have other channels or are smaller.
+            ValueError: If the images have another shape, or there are none.
         """
-        self._check_input(x)
-        x = self.patch_embed(x)
+        check_images(x, self.in_channels)
+        height, width = x.shape[2:]
+        bottom, right = (MIN_SIDE - smaller(side, MIN_SIDE) for side in (height, width))
+        x = self.patch_embed(F.pad(x, (0, right, 0, bottom)))
         outs = []
         for i, stage in enumerate(self.layers):
             x = stage(x)
             if i in self.out_indices:
+                stride = 4 * 2**i
+                out = x[:, : ceil_div(height, stride), : ceil_div(width, stride)]
                 # mmcv's RoIAlign reads memory as NCHW, whatever the strides say, and
                 # convolutions hand a channels-last layout on to it.
-                outs.append(x.permute(0, 3, 1, 2).contiguous())
+                outs.append(out.permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outs)
 
-    def _check_input(self, x: Tensor) -> None:
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f'The input must be [B, {self.in_channels}, H, W] '
-                f'(in_channels={self.in_channels}), got {list(x.shape)}.'
-            )
-        if min(x.shape[2:]) < MIN_INPUT_SIZE:
-            raise ValueError(
-                f'The input must be at least {MIN_INPUT_SIZE} x {MIN_INPUT_SIZE} '
-                f'pixels, got {x.shape[2]} x {x.shape[3]}.'
-            )
-
     def layer_depth(self, name: str) -> int:
-        """Tell how deep a parameter is: 0 in the first embedding, then block by block.
+        """Return how deep a parameter is: 0 in the first embedding, then block by block.
 
         Args:
             name (str): Name of the parameter within the backbone. The embedding
@@ -376,6 +351,22 @@ class CrossFormer(BaseModule):
             return before + len(self.layers[int(stage)].blocks)
         return before + int(block) + 1
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Return the same as MMPretrain's optimizer constructors ask for it.
+
+        Args:
+            param_name (str): Name of a parameter of the whole network.
+            prefix (str): What the backbone's names start with in it. Defaults to ''.
+
+        Returns:
+            tuple[int, int]: The depth, that of the last layer outside of the backbone,
+            and the number of layers: the embedding, the blocks, and all the rest.
+        """
+        layers = sum(len(stage.blocks) for stage in self.layers) + 2
+        if not param_name.startswith(prefix):
+            return layers - 1, layers
+        return self.layer_depth(param_name.removeprefix(prefix)), layers
+
     def train(self, mode: bool = True) -> 'CrossFormer':
         """Set the training mode; frozen stages stay in evaluation mode."""
         super().train(mode)
@@ -388,6 +379,12 @@ class CrossFormer(BaseModule):
         for module in (self.patch_embed, *self.layers[: self.frozen_stages]):
             module.eval()
             module.requires_grad_(False)
+
+
+def linear_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+    """Return a rate per stage and block that grows linearly from 0 over all blocks."""
+    rates = iter([last * i / max(sum(depths) - 1, 1) for i in range(sum(depths))])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_kernels
-from .convolution import Conv2d, convolve
-from .partition import ceil_div
+from .partition import ceil_div, pad_map
 
 
-class _CrossScaleConv(nn.ModuleList):
+class CrossScaleConv(nn.ModuleList):
     """Convolutions of several kernel sizes around the same centres, concatenated.
 
     The smallest patches get half of the channels, each larger size half of the
@@ -36,7 +34,7 @@ class _CrossScaleConv(nn.ModuleList):
         for i, kernel_size in enumerate(kernel_sizes, start=1):
             share = out_channels // 2 ** min(i, len(kernel_sizes) - 1)
             padding = (kernel_size - stride) // 2
-            self.append(Conv2d(in_channels, share, kernel_size, stride, padding))
+            self.append(nn.Conv2d(in_channels, share, kernel_size, stride, padding))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` to ``[B, H', W', C']``, H' = ceil(H / stride)."""
@@ -44,38 +42,8 @@ class _CrossScaleConv(nn.ModuleList):
         height, width = x.shape[1:3]
         bottom = ceil_div(height, self.stride) * self.stride - height
         right = ceil_div(width, self.stride) * self.stride - width
-        x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        return torch.cat([self.apply_to(x, conv) for conv in self], dim=3)
-
-    @staticmethod
-    def apply_to(x: Tensor, conv: Conv2d) -> Tensor:
-        """Apply one of the convolutions."""
-        return conv(x)
-
-
-class _ImageConv(_CrossScaleConv):
-    """The same of an image, in a fraction of the time.
-
-    An image's three channels leave most of a processor's vectors empty. Its pixels are
-    therefore laid out as patches of stride x stride, 48 channels with the stride 4,
-    and so are the weights: the products summed are the same.
-    """
-
-    @staticmethod
-    def apply_to(x: Tensor, conv: Conv2d) -> Tensor:
-        """Apply one of the convolutions."""
-        stride, before = conv.stride[0], conv.padding[0]
-        rest = -conv.kernel_size[0] % stride
-        x = F.pad(x, (0, 0, before, before + rest, before, before + rest))
-        weight = F.pad(conv.weight, (0, rest, 0, rest)).permute(0, 2, 3, 1)
-        weight = _to_patches(weight, stride).permute(0, 3, 1, 2)
-        return convolve(_to_patches(x, stride), weight, conv.bias)
-
-
-def _to_patches(x: Tensor, side: int) -> Tensor:
-    """Turn ``[B, H, W, C]`` to ``[B, H / side, W / side, side ** 2 * C]``."""
-    x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))
-    return x.transpose(2, 3).flatten(3)
+        x = pad_map(x, bottom, right).permute(0, 3, 1, 2)
+        return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
 
 
 class CrossScaleEmbedding(nn.Module):
@@ -100,7 +68,7 @@ class CrossScaleEmbedding(nn.Module):
         super().__init__()
         check_kernels('patch_sizes', patch_sizes, self.stride, embed_dims)
         # `projs` is the published checkpoints' name.
-        self.projs = _ImageConv(in_channels, embed_dims, patch_sizes, self.stride)
+        self.projs = CrossScaleConv(in_channels, embed_dims, patch_sizes, self.stride)
         self.norm = nn.LayerNorm(embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
@@ -124,8 +92,12 @@ class CrossScaleMerging(nn.Module):
         check_kernels('merge_sizes', merge_sizes, self.stride, 2 * dim)
         self.norm = nn.LayerNorm(dim)
         # `reductions` is the published checkpoints' name.
-        self.reductions = _CrossScaleConv(dim, 2 * dim, merge_sizes, self.stride)
+        self.reductions = CrossScaleConv(dim, 2 * dim, merge_sizes, self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` to ``[B, ceil(H / 2), ceil(W / 2), 2 C]``."""
         return self.reductions(self.norm(x))
+
+
+# What the first CEL is under some position biases; `crossformer_mm.ablations` fills it.
+EMBEDDINGS: dict[str, type[CrossScaleEmbedding]] = {}

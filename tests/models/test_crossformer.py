@@ -3,10 +3,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from crossformer_mm.models.archs import ARCHS
 from mmengine.registry import MODELS
 
 from crossformer_mm.models import CrossFormer
-from crossformer_mm.models.zoo import ARCHS
 from tests import reference
 
 TINY = dict(embed_dims=32, depths=(2, 2, 3, 1), num_heads=(1, 2, 4, 8))
@@ -184,16 +184,67 @@ def test_wrong_arguments_are_named(kwargs, message):
 
 
 @pytest.mark.parametrize(
+    'old, new',
+    [
+        (dict(in_chans=1), dict(in_channels=1)),
+        (dict(patch_size=[4, 8]), dict(patch_sizes=[4, 8])),
+        (dict(merge_size=[[2]] * 3), dict(merge_sizes=[[2]] * 3)),
+        (dict(use_checkpoint=True), dict(with_cp=True)),
+        (dict(pretrained=None), dict()),
+    ],
+)
+def test_original_names_of_arguments(old, new):
+    assert str(CrossFormer('T', **old)) == str(CrossFormer('T', **new))
+
+
+def test_a_path_is_a_pretrained_init_cfg():
+    expected = dict(type='Pretrained', checkpoint='x.pth')
+    for name in ('pretrained', 'init_cfg'):
+        assert CrossFormer('T', **{name: 'x.pth'}).init_cfg == expected
+
+
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(img_size=224), 'no argument img_size: any size'),
+        (dict(num_classes=80), 'num_classes.*head'),
+        (dict(embed_dim=96), 'embed_dim: take arch=dict'),
+        (dict(ape=True), "ape: take position_bias='ape'"),
+        (dict(patch_size=[4], patch_sizes=[4]), 'older name of patch_sizes'),
+    ],
+)
+def test_arguments_without_a_place_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        CrossFormer('T', **kwargs)
+
+
+@pytest.mark.parametrize(
     'shape, message',
     [
         ((1, 1, 64, 64), r'in_channels=3.*\[1, 1, 64, 64\]'),
         ((3, 64, 64), r'\[3, 64, 64\]'),
-        ((1, 3, 64, 31), 'at least 32 x 32.*64 x 31'),
+        ((0, 3, 64, 64), r'no image.*\[0, 3, 64, 64\]'),
+        ((1, 3, 64, 0), 'no image'),
     ],
 )
 def test_wrong_input_is_named(shape, message):
     with pytest.raises(ValueError, match=message):
         tiny()(torch.randn(shape))
+
+
+@pytest.mark.parametrize('lda_mode', ['interval', 'group'])
+@pytest.mark.parametrize('size', [(24, 100), (61, 31), (1, 1)])
+def test_short_sides_are_padded_to_32_inside(lda_mode, size):
+    model = tiny(lda_mode=lda_mode).eval()
+    images = torch.randn(2, 3, *size)
+    height, width = size
+    padded = torch.zeros(2, 3, max(height, 32), max(width, 32))
+    padded[:, :, :height, :width] = images
+    with torch.no_grad():
+        for i, (out, whole) in enumerate(zip(model(images), model(padded))):
+            rows, cols = (-(-side // (4 * 2**i)) for side in size)
+            assert torch.equal(out, whole[:, :, :rows, :cols])
+            assert out.shape[2:] == (rows, cols) and out.is_contiguous()
 
 
 @pytest.mark.parametrize('out_indices', [(0,), (1, 3), (2,), (0, 1, 2, 3)])
@@ -266,7 +317,7 @@ def test_init():
             assert not module.bias.any()
 
 
-@pytest.mark.parametrize('position_bias', ['dpb', 'dpb_residual', 'none'])
+@pytest.mark.parametrize('position_bias', ['dpb', 'none'])
 def test_position_bias(position_bias):
     model = tiny(position_bias=position_bias).eval()
     assert model(torch.randn(1, 3, 64, 64))[3].isfinite().all()

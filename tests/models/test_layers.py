@@ -1,11 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from crossformer_mm.models.convolution import Linear
+from crossformer_mm.models.layers import MLP
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossformer_mm.models import layers
-from crossformer_mm.models.convolution import Linear
-from crossformer_mm.models.layers import MLP
 
 
 @pytest.fixture

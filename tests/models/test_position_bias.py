@@ -6,12 +6,12 @@ import pickle
 
 import pytest
 import torch
+from crossformer_mm.models.softmax_attention import spread
 from mmengine.model import ExponentialMovingAverage
 
 from crossformer_mm.models import position_bias
 from crossformer_mm.models.partition import Grouping
 from crossformer_mm.models.position_bias import DynamicPositionBias
-from crossformer_mm.models.softmax_attention import spread
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from mmengine.registry import MODELS, DefaultScope, Registry
 
 import crossformer_mm
-from crossformer_mm.models import zoo
+from crossformer_mm.models.archs import ARCHS
 
 VARIANTS = {
     'CrossFormer_T': 'T',
@@ -24,11 +24,15 @@ VARIANTS = {
 @pytest.mark.parametrize('name, arch', VARIANTS.items())
 def test_variant_is_its_arch(name, arch):
     model = MODELS.build(dict(type=name))
-    settings = zoo.ARCHS[arch]
+    settings = ARCHS[arch]
     assert [len(stage.blocks) for stage in model.layers] == list(settings['depths'])
     assert model.num_features[0] == settings['embed_dims']
     block = model.layers[2].blocks[1]
-    assert block.grouping.keywords['lda_mode'] == settings['lda_mode']
+    group = settings['group_size'][2]
+    modes = {'interval': (50, 60), 'group': (group, group)}
+    interval = settings['crs_interval'][2]
+    grouping = block.grouping(50 * interval, 60 * interval)
+    assert grouping == (*modes[settings['lda_mode']], interval)
     has_acl = any('ex_conv' in name for name, _ in model.named_parameters())
     assert has_acl == settings['with_acl']
 

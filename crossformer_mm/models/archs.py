@@ -1,8 +1,6 @@
-"""The published architectures."""
+"""The published architectures: one table."""
 
 from typing import Any
-
-from .checks import check_choice, check_ints, check_rate
 
 # CrossFormer table 1, CrossFormer++ table 2. Groups and intervals are those of
 # classification at 224 x 224.
@@ -46,48 +44,34 @@ ARCHS = {
     'ppL': _arch(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5, _CROSSFORMER_PP),
     'ppH': _arch(128, (6, 6, 18, 2), (4, 8, 16, 32), 0.5, _CROSSFORMER_PP),
 }
+# The names by which a config builds them; the last two are the original code's.
+NAMES = {
+    'CrossFormer_T': 'T',
+    'CrossFormer_S': 'S',
+    'CrossFormer_B': 'B',
+    'CrossFormer_L': 'L',
+    'CrossFormerPP_S': 'ppS',
+    'CrossFormerPP_B': 'ppB',
+    'CrossFormerPP_L': 'ppL',
+    'CrossFormerPP_H': 'ppH',
+    'CrossFormer_S2': 'ppS',
+    'CrossFormer_B2': 'ppB',
+}
 REQUIRED_KEYS = ('embed_dims', 'depths', 'num_heads')
-LDA_MODES = ('interval', 'group')
 
 
 def resolve_arch(arch: str | dict[str, Any], **given: Any) -> dict[str, Any]:
-    """Return all settings of an architecture, checked.
+    """Return all settings of an architecture.
 
     Args:
-        arch (str | dict): A key of ``ARCHS`` ('++S' is read as 'ppS'), or a dict
-            with the keys ``embed_dims``, ``depths`` and ``num_heads``; the further
-            keys of the zoo's entries are optional in it.
+        arch (str | dict): A key of ``ARCHS`` ('++S' is read as 'ppS'), or a dict with
+            the keys ``embed_dims``, ``depths`` and ``num_heads``; the further keys of
+            the table are optional in it.
         **given: Settings that replace the architecture's, where they are not None.
 
     Raises:
-        ValueError: If the key is unknown, or a setting is missing, unknown, out of
-            its range or does not fit the others.
+        ValueError: If the key is unknown, or a setting is missing or unknown.
     """
-    settings = _read_arch(arch)
-    settings.update({k: v for k, v in given.items() if v is not None})
-
-    check_ints('depths', settings['depths'])
-    stages = len(settings['depths'])
-    for name in ('num_heads', 'group_size', 'crs_interval'):
-        check_ints(name, settings[name], stages)
-    check_choice('lda_mode', settings['lda_mode'], LDA_MODES)
-    check_rate('drop_path_rate', settings['drop_path_rate'])
-    embed_dims = settings['embed_dims']
-    if not isinstance(embed_dims, int) or embed_dims < 16 or embed_dims % 2:
-        raise ValueError(
-            'embed_dims must be an even whole number >= 16 (the position bias is '
-            f'embed_dims // 16 wide), got {embed_dims!r}.'
-        )
-    for i, num_heads in enumerate(settings['num_heads']):
-        if embed_dims * 2**i % num_heads:
-            raise ValueError(
-                f'num_heads[{i}]={num_heads} does not divide the width of stage {i}, '
-                f'{embed_dims * 2**i} (embed_dims={embed_dims}).'
-            )
-    return settings
-
-
-def _read_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(arch, str):
         key = arch.replace('++', 'pp')
         if key not in ARCHS:
@@ -95,7 +79,16 @@ def _read_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
                 f'arch={arch!r} is unknown: choose one of {", ".join(ARCHS)}, or pass '
                 f'a dict with {", ".join(REQUIRED_KEYS)}.'
             )
-        return dict(ARCHS[key])
+        settings = dict(ARCHS[key])
+    else:
+        settings = _defaults(arch) | arch
+    # Each embedding between two stages has two kernels (CrossFormer section 3.1).
+    settings['merge_sizes'] = ((2, 4),) * (len(settings['depths']) - 1)
+    return settings | {k: v for k, v in given.items() if v is not None}
+
+
+def _defaults(arch: dict[str, Any]) -> dict[str, Any]:
+    """Return the optional settings of an architecture of one's own."""
     if not isinstance(arch, dict):
         raise ValueError(f'arch must be a str or a dict, got {arch!r}.')
     if missing := [key for key in REQUIRED_KEYS if key not in arch]:
@@ -104,13 +97,11 @@ def _read_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f'arch has unknown keys {unknown}: allowed are {", ".join(ARCHS["S"])}.'
         )
-    check_ints('depths', arch['depths'])
-    stages = len(arch['depths'])
-    defaults = dict(
+    stages = len(arch['depths']) if isinstance(arch['depths'], (list, tuple)) else 0
+    return dict(
         drop_path_rate=0.0,
         with_acl=False,
         lda_mode='interval',
         group_size=(7,) * stages,
         crs_interval=tuple(2**i for i in reversed(range(stages))),
     )
-    return {**defaults, **arch}

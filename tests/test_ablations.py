@@ -2,19 +2,20 @@
 
 import pytest
 import torch
-from mmengine.registry import MODELS
-
-from crossformer_mm.models.ablations import (
-    ATTENTIONS,
-    POSITION_BIASES,
+from crossformer_mm.ablations import (
     PositionedEmbedding,
     RelativePositionBias,
     ShiftedWindowAttention,
     SpatialReductionAttention,
 )
-from crossformer_mm.models.attention import GroupAttention
+from mmengine.registry import MODELS
+
+from crossformer_mm.models.attention import ATTENTIONS, GroupAttention
 from crossformer_mm.models.partition import Grouping
-from crossformer_mm.models.position_bias import DynamicPositionBias
+from crossformer_mm.models.position_bias import (
+    POSITION_BIASES,
+    DynamicPositionBias,
+)
 
 ARCH = dict(embed_dims=32, depths=[2, 2], num_heads=[2, 4])
 VARIANTS = [
@@ -64,7 +65,7 @@ def test_shifted_windows_token_by_token(size):
     heads, dim = 2, 8
     torch.manual_seed(0)
     attention = ShiftedWindowAttention(
-        dim, heads, position_bias=lambda: DynamicPositionBias(64, heads)
+        dim, heads, position_bias=DynamicPositionBias(64, heads)
     ).eval()
     x = torch.randn(1, height, width, dim)
 

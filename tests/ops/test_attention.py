@@ -1,12 +1,12 @@
 import pytest
 import torch
-
-from crossformer_mm.models import softmax_attention
-from crossformer_mm.models.partition import Grouping
 from crossformer_mm.models.softmax_attention import (
     blockwise_attention,
     plain_attention,
 )
+
+from crossformer_mm.models import softmax_attention
+from crossformer_mm.models.partition import Grouping
 
 HEADS, SCALE = 2, 0.3
 GROUPING = Grouping(rows=2, cols=3, interval=2)

@@ -1,79 +1,27 @@
 """What the paper's ablations put in the place of CrossFormer's own parts.
 
 CrossFormer, table 5: other attention than LSDA, other position representations than
-DPB. A single-scale embedding needs no part of its own, but ``patch_sizes=[4]`` and
-``merge_sizes=[[2]] * 3``.
+DPB. A config gets them by ::
+
+    custom_imports = dict(imports=['crossformer_mm', 'crossformer_mm.ablations'])
+
+and the arguments ``attention`` ('sda' or 'lda' only, 'shifted' windows as in Swin,
+spatial 'reduction' as in PVT) and ``position_bias`` ('dpb_residual' with residual
+connections in the DPB, 'rpb' as in Swin, 'ape': absolute, added to the tokens of the
+first stage) of a backbone. A single-scale embedding needs no part of its own, but
+``patch_sizes=[4]`` and ``merge_sizes=[[2]] * 3``.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import GroupAttention
-from .convolution import Linear
-from .embed import CrossScaleEmbedding
-from .partition import Grouping, group_tokens, ungroup_tokens
-from .position_bias import DynamicPositionBias
-from .softmax_attention import attention_weights, spread
-
-ATTENTIONS = ('lsda', 'sda', 'lda', 'shifted', 'reduction')
-POSITION_BIASES = ('dpb', 'dpb_residual', 'rpb', 'ape', 'none')
-
-# How a block attends: its attention, and the grouping that it is given.
-Attending = tuple[Callable[..., nn.Module], Callable[[int, int], Grouping]]
-
-
-def attentions(
-    kind: str,
-    sda: Callable[[int, int], Grouping],
-    lda: Callable[[int, int], Grouping],
-    interval: int,
-) -> tuple[Attending, Attending]:
-    """Tell how the blocks 0, 2, 4, ... of a stage attend, and how 1, 3, 5, ... do.
-
-    Args:
-        kind (str): One of ``ATTENTIONS``: 'lsda' is CrossFormer's, 'sda' and 'lda'
-            have one half of it alone, 'shifted' is Swin's, 'reduction' is PVT's.
-        sda (Callable): Grouping of short-distance attention.
-        lda (Callable): Grouping of long-distance attention.
-        interval (int): The interval of LDA, which is PVT's reduction as well: 8, 4, 2
-            and 1 in both papers.
-    """
-    short, long = (GroupAttention, sda), (GroupAttention, lda)
-    reduced = partial(SpatialReductionAttention, ratio=interval), sda
-    return {
-        'lsda': (short, long),
-        'sda': (short, short),
-        'lda': (long, long),
-        'shifted': (short, (ShiftedWindowAttention, sda)),
-        'reduction': (reduced, reduced),
-    }[kind]
-
-
-def position_biases(
-    kind: str, dim: int, num_heads: int, group_size: int
-) -> Callable[[], nn.Module] | None:
-    """Tell what makes the position bias of a block, if it has one.
-
-    Args:
-        kind (str): One of ``POSITION_BIASES``: 'dpb' is CrossFormer's, 'dpb_residual'
-            has residual connections inside, 'rpb' is Swin's table; 'ape' adds to the
-            tokens of the first stage alone, 'none' nowhere.
-        dim (int): Width C of the tokens.
-        num_heads (int): Number of attention heads.
-        group_size (int): Side of the largest group of 'rpb'.
-    """
-    return {
-        'dpb': partial(DynamicPositionBias, dim, num_heads),
-        'dpb_residual': partial(DynamicPositionBias, dim, num_heads, residual=True),
-        'rpb': partial(RelativePositionBias, num_heads, group_size),
-        'ape': None,
-        'none': None,
-    }[kind]
+from .models.attention import ATTENTIONS, GroupAttention
+from .models.embed import EMBEDDINGS, CrossScaleEmbedding
+from .models.partition import Grouping, GroupRule, group_tokens, ungroup_tokens
+from .models.position_bias import POSITION_BIASES, DynamicPositionBias, offsets
 
 
 class ShiftedWindowAttention(GroupAttention):
@@ -91,16 +39,12 @@ class ShiftedWindowAttention(GroupAttention):
             side - side // 2 if side < whole else 0
             for side, whole in zip(grouping, (height, width))
         )
-        table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         shift = (0, 0, right, 0, down, 0)
-        parts = F.pad(self.qkv(x), shift).unflatten(3, (3, self.num_heads, -1))
-        q, k, v = (group_tokens(part, grouping) for part in parts.unbind(3))
         real = F.pad(x.new_ones(batch, height, width, 1), shift)
         padding = group_tokens(real, grouping).squeeze(-1) == 0
-        bias = spread(table, grouping)
-        weights = attention_weights(q, k, padding, bias, self.scale)
-        x = F.dropout(weights, self.attn_drop_rate, self.training) @ v
-        x = ungroup_tokens(x, grouping, batch, height + down, width + right).flatten(3)
+        x = group_tokens(F.pad(self.qkv(x), shift), grouping)
+        x = self.attend(x, padding, grouping)
+        x = ungroup_tokens(x, grouping, batch, height + down, width + right)
         return self.proj_drop(self.proj(x[:, down:, right:]))
 
 
@@ -116,7 +60,10 @@ class SpatialReductionAttention(nn.Module):
             where it is None. Defaults to None.
         attn_drop_rate (float): Dropout of the attention weights. Defaults to 0.
         proj_drop_rate (float): Dropout of the output. Defaults to 0.
-        **_: Arguments of :class:`GroupAttention` that mean nothing here.
+        position_bias (None): There are no groups, and so no offsets in them.
+
+    Raises:
+        ValueError: If a position bias is given.
     """
 
     def __init__(
@@ -128,17 +75,22 @@ class SpatialReductionAttention(nn.Module):
         qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
-        **_: Any,
+        position_bias: None = None,
     ) -> None:
         super().__init__()
+        if position_bias is not None:
+            raise ValueError(
+                "attention='reduction' has no groups and so no offsets in them: take "
+                "position_bias='ape' or 'none'."
+            )
         self.num_heads = num_heads
         self.scale = qk_scale
         self.attn_drop_rate = attn_drop_rate
-        self.q = Linear(dim, dim, bias=qkv_bias)
-        self.kv = Linear(dim, dim * 2, bias=qkv_bias)
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, dim * 2, bias=qkv_bias)
         self.reduction = nn.Conv2d(dim, dim, ratio, ratio) if ratio > 1 else None
         self.norm = nn.LayerNorm(dim) if ratio > 1 else None
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
     def forward(self, x: Tensor, _: Grouping) -> Tensor:
@@ -159,6 +111,18 @@ class SpatialReductionAttention(nn.Module):
         ratio = self.reduction.stride[0]
         x = F.pad(x, (0, 0, 0, -x.shape[2] % ratio, 0, -x.shape[1] % ratio))
         return self.norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class ResidualDPB(DynamicPositionBias):
+    """Dynamic position bias whose hidden layers add their input to their output."""
+
+    def forward(self, rows: int, cols: int) -> Tensor:
+        """Compute the bias of each offset: ``[heads, 2 rows - 1, 2 cols - 1]``."""
+        like = self.pos1[0].weight
+        x = self.pos_proj(offsets(rows, cols, like.device).to(like.dtype))
+        for layer in (self.pos1, self.pos2):
+            x = x + layer(x)
+        return self.pos3(x).permute(2, 0, 1)
 
 
 class RelativePositionBias(nn.Module):
@@ -213,3 +177,37 @@ class PositionedEmbedding(CrossScaleEmbedding):
         x = super().forward(x)
         position = F.interpolate(self.position, x.shape[1:3], mode='bicubic')
         return x + position.permute(0, 2, 3, 1)
+
+
+def sda(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
+    """Short-distance attention in all blocks."""
+    return GroupAttention(**args), rule.sda
+
+
+def lda(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
+    """Long-distance attention in all blocks."""
+    return GroupAttention(**args), rule.lda
+
+
+def shifted(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
+    """Windows in blocks 0, 2, 4, ..., shifted windows in 1, 3, 5, ..."""
+    attention = ShiftedWindowAttention if block % 2 else GroupAttention
+    return attention(**args), rule.sda
+
+
+def reduction(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
+    """Spatial reduction by the interval: 8, 4, 2 and 1 in both papers."""
+    if rule.interval is None:
+        raise ValueError(
+            "attention='reduction' reduces by crs_interval: it cannot be adaptive."
+        )
+    return SpatialReductionAttention(ratio=rule.interval, **args), rule.sda
+
+
+ATTENTIONS.update(sda=sda, lda=lda, shifted=shifted, reduction=reduction)
+POSITION_BIASES.update(
+    dpb_residual=lambda dim, num_heads, group_size: ResidualDPB(dim, num_heads),
+    rpb=lambda dim, num_heads, group_size: RelativePositionBias(num_heads, group_size),
+    ape=lambda dim, num_heads, group_size: None,
+)
+EMBEDDINGS['ape'] = PositionedEmbedding

@@ -1,0 +1,55 @@
+"""The parts of a block that CrossFormer shares with every vision transformer."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import recompute
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop a residual branch for whole samples.
+
+    Args:
+        drop_prob (float): Probability of dropping. Defaults to 0.
+    """
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop samples of ``[B, ...]`` in training and scale the others up."""
+        if not self.training or self.drop_prob == 0:
+            return x
+        samples = x.new_ones(x.shape[0], *[1] * (x.dim() - 1))
+        return x * F.dropout(samples, self.drop_prob)
+
+    def extra_repr(self) -> str:
+        """Show the probability in ``print(model)``."""
+        return f'drop_prob={self.drop_prob:.3g}'
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between.
+
+    Args:
+        dim (int): Width C of input and output.
+        hidden_dim (int): Width between.
+        drop_rate (float): Dropout after each layer. Defaults to 0.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., C]`` to ``[..., C]``."""
+        # The output of the GELU, the widest of a block's activations, would be a
+        # quarter of what a training step keeps.
+        return recompute(self._act_and_fc2, self.fc1(x), enabled=self.training)
+
+    def _act_and_fc2(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(x))))

@@ -1,0 +1,20 @@
+"""Fast paths, each beside the plain code that says the same.
+
+``attention``       softmax attention with a learned bias, in memory linear in the tokens
+``recompute``       activations that the backward pass makes again
+``accelerate_cpu``  linear layers and convolutions of a finished network, by oneDNN
+"""
+
+from .accelerate import accelerate_cpu, is_faster_accelerated
+from .attention import attention, attention_weights, plain_attention, spread
+from .recompute import recompute
+
+__all__ = [
+    'accelerate_cpu',
+    'attention',
+    'attention_weights',
+    'is_faster_accelerated',
+    'plain_attention',
+    'recompute',
+    'spread',
+]

@@ -1,0 +1,26 @@
+"""What PyTorch is doing with the operations that run."""
+
+import torch
+
+
+def is_compiling() -> bool:
+    """Return whether ``torch.compile`` or ``torch.export`` traces."""
+    # torch 2.1 cannot tell, and compiles nothing here.
+    return hasattr(torch.compiler, 'is_compiling') and torch.compiler.is_compiling()
+
+
+def needs_plain_operations() -> bool:
+    """Return whether operations are recorded for elsewhere, or transformed.
+
+    An exporter (``torch.jit.trace``, ``torch.export``, both ONNX exporters) writes down
+    operations that any runtime has to know. ``torch.func`` and forward-mode
+    differentiation have no rules for our backward pass, nor for recomputing.
+    """
+    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return True
+    if is_compiling():
+        exporting = getattr(torch.compiler, 'is_exporting', None)  # from torch 2.7 on
+        return exporting is not None and exporting()
+    # Neither has a public way to ask.
+    transforms = torch._C._functorch.peek_interpreter_stack()
+    return transforms is not None or torch.autograd.forward_ad._current_level >= 0
