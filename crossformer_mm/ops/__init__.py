@@ -6,7 +6,7 @@
 """
 
 from .accelerate import accelerate_cpu, is_faster_accelerated
-from .attention import attention, attention_weights, plain_attention, spread
+from .blockwise_attention import attention, attention_weights, plain_attention, spread
 from .recompute import recompute
 
 __all__ = [

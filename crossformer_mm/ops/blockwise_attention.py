@@ -7,7 +7,7 @@ do the forward pass; the backward pass recomputes the scores block by block, and
 gradient of the bias on the way. Its plain twin is :func:`plain_attention`.
 
 Saves 5 GB of a training step of CrossFormer-S at 800 x 1344, ``lda_mode='interval'``, and
-half of its time on 2 cores of a CPU (``tests/ops/test_attention.py`` compares both).
+half of its time on 2 cores of a CPU (``tests/ops/test_blockwise_attention.py`` compares both).
 Delete it when ``F.scaled_dot_product_attention`` differentiates its mask in linear memory.
 
 Shapes: G groups of N = rows * cols tokens, h heads of width d; ``q``, ``k``, ``v`` ``[G, h,
