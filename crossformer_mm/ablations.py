@@ -22,6 +22,7 @@ from .models.attention import ATTENTIONS, GroupAttention
 from .models.embed import EMBEDDINGS, CrossScaleEmbedding
 from .models.partition import Grouping, GroupRule, group_tokens, ungroup_tokens
 from .models.position_bias import POSITION_BIASES, DynamicPositionBias, offsets
+from .ops import attention_weights, split_heads
 
 
 class ShiftedWindowAttention(GroupAttention):
@@ -42,8 +43,12 @@ class ShiftedWindowAttention(GroupAttention):
         shift = (0, 0, right, 0, down, 0)
         real = F.pad(x.new_ones(batch, height, width, 1), shift)
         padding = group_tokens(real, grouping).squeeze(-1) == 0
-        x = group_tokens(F.pad(self.qkv(x), shift), grouping)
-        x = self.attend(x, padding, grouping)
+        qkv = group_tokens(F.pad(self.qkv(x), shift), grouping)
+        q, k, v = split_heads(qkv, self.num_heads)
+        table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
+        weights = attention_weights(q, k, table, padding, grouping, self.scale)
+        x = F.dropout(weights, self.attn_drop_rate, self.training) @ v
+        x = x.transpose(1, 2).flatten(2)
         x = ungroup_tokens(x, grouping, batch, height + down, width + right)
         return self.proj_drop(self.proj(x[:, down:, right:]))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from .models import CrossFormer
 from .models.attention import GroupAttention
 from .models.partition import Grouping, group_tokens
-from .ops import attention_weights
+from .ops import attention_weights, split_heads
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class AttentionRecord:
         attention = self.attention
         padding = self.groups()[some] < 0
         qkv = attention.qkv(group_tokens(self.x, self.grouping)[some])
-        q, k, _ = attention.split_heads(qkv)
-        table, grid = self.position_bias(), self.grouping[:2]
-        return attention_weights(q, k, table, padding, grid, attention.scale)
+        q, k, _ = split_heads(qkv, attention.num_heads)
+        table, scale = self.position_bias(), attention.scale
+        return attention_weights(q, k, table, padding, self.grouping, scale)
 
     @torch.no_grad()
     def position_bias(self) -> Tensor | None:

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from mmengine.registry import MODELS
+
 from crossformer_mm.ablations import (
     PositionedEmbedding,
     RelativePositionBias,
     ShiftedWindowAttention,
     SpatialReductionAttention,
 )
-from mmengine.registry import MODELS
-
 from crossformer_mm.models.attention import ATTENTIONS, GroupAttention
 from crossformer_mm.models.partition import Grouping
 from crossformer_mm.models.position_bias import (

@@ -5,14 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import ops
-from .partition import (
-    Grouping,
-    GroupRule,
-    group_tokens,
-    padding_mask,
-    ungroup_tokens,
-)
+from ..ops import attention
+from .partition import Grouping, GroupRule
 
 
 class GroupAttention(nn.Module):
@@ -55,25 +49,12 @@ class GroupAttention(nn.Module):
 
     def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
         """Attend within the groups of a map ``[B, H, W, C]``; the shape stays."""
-        size = x.shape[:3]
-        padding = padding_mask(*size, grouping, x.device)
-        x = self.attend(group_tokens(self.qkv(x), grouping), padding, grouping)
-        return self.proj_drop(self.proj(ungroup_tokens(x, grouping, *size)))
-
-    def attend(self, qkv: Tensor, padding: Tensor | None, grouping: Grouping) -> Tensor:
-        """Attend within groups: ``[G, N, 3 C]`` to ``[G, N, C]``."""
-        q, k, v = self.split_heads(qkv)
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         drop_rate = self.attn_drop_rate if self.training else 0.0
-        x = ops.attention(q, k, v, table, padding, grouping[:2], self.scale, drop_rate)
-        return x.transpose(1, 2).flatten(2)
-
-    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Split ``[G, N, 3 C]`` to query, key and value ``[G, heads, N, C / heads]``."""
-        groups, tokens, channels = qkv.shape
-        width = channels // 3 // self.num_heads
-        qkv = qkv.reshape(groups, tokens, 3, self.num_heads, width)
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = attention(
+            self.qkv(x), table, grouping, self.num_heads, self.scale, drop_rate
+        )
+        return self.proj_drop(self.proj(x))
 
 
 def long_short_distance(

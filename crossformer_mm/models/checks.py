@@ -1,6 +1,6 @@
 """Checks of arguments; each error names the argument, its value and what is allowed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -53,67 +53,48 @@ def with_original_names(init: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def check_settings(
-    settings: dict[str, Any],
-    adaptive_interval: bool,
-    out_indices: Sequence[int],
-    frozen_stages: int,
-) -> None:
-    """Check an architecture, and the arguments that depend on its number of stages.
+def check_arguments(args: dict[str, Any]) -> None:
+    """Check the arguments of a backbone, those of its architecture filled in.
 
     Raises:
         ValueError: If one of them is not allowed, or does not fit the others.
     """
-    check_ints('depths', settings['depths'])
-    stages = len(settings['depths'])
+    check_ints('depths', args['depths'])
+    stages = len(args['depths'])
     for name in ('num_heads', 'group_size', 'crs_interval'):
-        check_ints(name, settings[name], stages)
-    check_choice('lda_mode', settings['lda_mode'], LDA_MODES)
-    check_rate('drop_path_rate', settings['drop_path_rate'])
-    check_subset('out_indices', out_indices, range(stages))
-    check_choice('frozen_stages', frozen_stages, range(-1, stages + 1))
-    if adaptive_interval and settings['lda_mode'] == 'interval':
+        check_ints(name, args[name], stages)
+    for name in ('drop_rate', 'attn_drop_rate', 'drop_path_rate'):
+        check_rate(name, args[name])
+    for name in ('in_channels', 'mlp_ratio'):
+        check_positive(name, args[name])
+    check_subset('out_indices', args['out_indices'], range(stages))
+    check_choice('frozen_stages', args['frozen_stages'], range(-1, stages + 1))
+    check_choice('lda_mode', args['lda_mode'], LDA_MODES)
+    ablations = "; others are there once custom_imports has 'crossformer_mm.ablations'"
+    check_choice('attention', args['attention'], ATTENTIONS, ablations)
+    check_choice('position_bias', args['position_bias'], POSITION_BIASES, ablations)
+    if args['adaptive_interval'] and args['lda_mode'] == 'interval':
         raise ValueError(
             "adaptive_interval=True needs lda_mode='group': under lda_mode='interval' "
             'the interval is fixed by definition.'
         )
-    if len(settings['merge_sizes']) != stages - 1:
+    if len(args['merge_sizes']) != stages - 1:
         raise ValueError(
             f'merge_sizes must have {stages - 1} entries, one between two stages, got '
-            f'{len(settings["merge_sizes"])}: {settings["merge_sizes"]!r}.'
+            f'{len(args["merge_sizes"])}: {args["merge_sizes"]!r}.'
         )
-    embed_dims = settings['embed_dims']
+    embed_dims = args['embed_dims']
     if not isinstance(embed_dims, int) or embed_dims < 16 or embed_dims % 2:
         raise ValueError(
             'embed_dims must be an even whole number >= 16 (the position bias is '
             f'embed_dims // 16 wide), got {embed_dims!r}.'
         )
-    for i, num_heads in enumerate(settings['num_heads']):
+    for i, num_heads in enumerate(args['num_heads']):
         if embed_dims * 2**i % num_heads:
             raise ValueError(
                 f'num_heads[{i}]={num_heads} does not divide the width of stage {i}, '
                 f'{embed_dims * 2**i} (embed_dims={embed_dims}).'
             )
-
-
-def check_block_args(
-    attention: str,
-    position_bias: str,
-    mlp_ratio: float,
-    drop_rate: float,
-    attn_drop_rate: float,
-    **_: Any,
-) -> None:
-    """Check the arguments that all blocks share.
-
-    Raises:
-        ValueError: If one of them is not allowed.
-    """
-    check_part('attention', attention, ATTENTIONS)
-    check_part('position_bias', position_bias, POSITION_BIASES)
-    check_positive('mlp_ratio', mlp_ratio)
-    check_rate('drop_rate', drop_rate)
-    check_rate('attn_drop_rate', attn_drop_rate)
 
 
 def check_images(x: Tensor, in_channels: int) -> None:
@@ -131,25 +112,8 @@ def check_images(x: Tensor, in_channels: int) -> None:
         raise ValueError(f'The input holds no image: its shape is {list(x.shape)}.')
 
 
-def check_part(name: str, value: str, known: dict[str, Any]) -> None:
-    """Check that ``value`` names a part of a block.
-
-    Raises:
-        ValueError: If it does not; the message says where the ablations' parts are.
-    """
-    if value not in known:
-        raise ValueError(
-            f'{name} must be one of {list(known)}, got {value!r}. Parts of the '
-            "ablations are there once custom_imports has 'crossformer_mm.ablations'."
-        )
-
-
 def check_ints(name: str, value: Sequence[int], length: int | None = None) -> None:
-    """Check that ``value`` holds ``length`` whole numbers of at least 1.
-
-    Raises:
-        ValueError: If it does not; the message names the argument and its value.
-    """
+    """Check that ``value`` holds ``length`` whole numbers of at least 1."""
     if not isinstance(value, Sequence) or not all(
         isinstance(v, int) and v >= 1 for v in value
     ):
@@ -161,22 +125,14 @@ def check_ints(name: str, value: Sequence[int], length: int | None = None) -> No
         )
 
 
-def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Check that ``value`` is one of ``allowed``.
-
-    Raises:
-        ValueError: If it is not; the message names the argument and its value.
-    """
+def check_choice(name: str, value: Any, allowed: Iterable[Any], more: str = '') -> None:
+    """Check that ``value`` is one of ``allowed``."""
     if value not in allowed:
-        raise ValueError(f'{name} must be one of {list(allowed)}, got {value!r}.')
+        raise ValueError(f'{name} must be one of {list(allowed)}, got {value!r}{more}.')
 
 
-def check_subset(name: str, value: Sequence[Any], allowed: Sequence[Any]) -> None:
-    """Check that ``value`` holds at least one of ``allowed``, and nothing else.
-
-    Raises:
-        ValueError: If it does not; the message names the argument and its value.
-    """
+def check_subset(name: str, value: Sequence[Any], allowed: Iterable[Any]) -> None:
+    """Check that ``value`` holds at least one of ``allowed``, and nothing else."""
     if not value or not set(value) <= set(allowed):
         raise ValueError(
             f'{name} must hold one or more of {list(allowed)}, got {value!r}.'
@@ -184,21 +140,13 @@ def check_subset(name: str, value: Sequence[Any], allowed: Sequence[Any]) -> Non
 
 
 def check_positive(name: str, value: float) -> None:
-    """Check that ``value`` is above 0.
-
-    Raises:
-        ValueError: If it is not; the message names the argument and its value.
-    """
+    """Check that ``value`` is above 0."""
     if not isinstance(value, int | float) or value <= 0:
         raise ValueError(f'{name} must be a number above 0, got {value!r}.')
 
 
 def check_rate(name: str, value: float) -> None:
-    """Check that ``value`` is a probability below 1.
-
-    Raises:
-        ValueError: If it is not; the message names the argument and its value.
-    """
+    """Check that ``value`` is a probability below 1."""
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(f'{name} must be a number from 0 to below 1, got {value!r}.')
 
@@ -206,15 +154,8 @@ def check_rate(name: str, value: float) -> None:
 def check_kernels(name: str, value: Sequence[int], stride: int, width: int) -> None:
     """Check the kernel sizes of a cross-scale embedding.
 
-    Args:
-        name (str): The argument.
-        value (Sequence[int]): Its value.
-        stride (int): Stride of the embedding.
-        width (int): Output width to be shared among the kernels.
-
-    Raises:
-        ValueError: If a kernel cannot be centred on its token, or the width does
-            not split into a half, a quarter, ...; the message names the argument.
+    Each kernel has to be centred on its token, and the width has to split into a half,
+    a quarter, ... of the channels.
     """
     check_ints(name, value)
     if any(k < stride or (k - stride) % 2 for k in value):

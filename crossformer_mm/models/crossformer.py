@@ -23,13 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .archs import resolve_arch
 from .attention import ATTENTIONS
-from .checks import (
-    check_block_args,
-    check_images,
-    check_positive,
-    check_settings,
-    with_original_names,
-)
+from .checks import check_arguments, check_images, with_original_names
 from .embed import EMBEDDINGS, CrossScaleEmbedding, CrossScaleMerging
 from .init_cfg import InitCfg, read_init_cfg, with_whole_backbone
 from .mlp import MLP, DropPath
@@ -48,14 +42,13 @@ class Block(nn.Module):
         num_heads (int): Number of attention heads.
         number (int): Number of the block in its stage.
         rule (GroupRule): How the stage cuts its maps into groups.
-        attention (str): Key of ``ATTENTIONS``. Defaults to 'lsda'.
-        position_bias (str): Key of ``POSITION_BIASES``. Defaults to 'dpb'.
-        mlp_ratio (float): Width of the MLP relative to C. Defaults to 4.
+        attention (str): Key of ``ATTENTIONS``.
+        position_bias (str): Key of ``POSITION_BIASES``.
+        mlp_ratio (float): Width of the MLP relative to C.
         drop_rate (float): Dropout of the attention's output and in the MLP.
-            Defaults to 0.
-        drop_path_rate (float): Stochastic depth of both branches. Defaults to 0.
+        drop_path_rate (float): Stochastic depth of both branches.
         with_acl (bool): Whether an amplitude cooling layer (ACL, CrossFormer++
-            section 4.2) ends the block. Defaults to False.
+            section 4.2) ends the block.
         **attn_args: Further arguments of the attention.
     """
 
@@ -65,27 +58,21 @@ class Block(nn.Module):
         num_heads: int,
         number: int,
         rule: GroupRule,
-        attention: str = 'lsda',
-        position_bias: str = 'dpb',
-        mlp_ratio: float = 4.0,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        with_acl: bool = False,
+        attention: str,
+        position_bias: str,
+        mlp_ratio: float,
+        drop_rate: float,
+        drop_path_rate: float,
+        with_acl: bool,
         **attn_args: Any,
     ) -> None:
         super().__init__()
+        bias = POSITION_BIASES[position_bias](dim, num_heads, rule.group_size)
+        attn_args |= dict(position_bias=bias, proj_drop_rate=drop_rate)
         self.norm1 = nn.LayerNorm(dim)
         # SDA or LDA: the same attention, in groups that `grouping` finds by the size.
         self.attn, self.grouping = ATTENTIONS[attention](
-            number,
-            rule,
-            dim=dim,
-            num_heads=num_heads,
-            proj_drop_rate=drop_rate,
-            position_bias=POSITION_BIASES[position_bias](
-                dim, num_heads, rule.group_size
-            ),
-            **attn_args,
+            number, rule, dim=dim, num_heads=num_heads, **attn_args
         )
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(dim)
@@ -173,14 +160,12 @@ class CrossFormer(BaseModule):
             stage. Defaults to None: the architecture's.
         crs_interval (Sequence[int], optional): Interval I of long-distance
             attention, per stage. Defaults to None: the architecture's.
-        adaptive_interval (bool): Whether the interval follows the input,
-            I = ceil(max(H, W) / G); only with ``lda_mode='group'``. Defaults to
-            False.
+        adaptive_interval (bool): Whether the interval follows the input, I =
+            ceil(max(H, W) / G); only with ``lda_mode='group'``. Defaults to False.
         lda_mode (str, optional): 'interval', where a long-distance group spans the
             whole map, ceil(H / I) x ceil(W / I) tokens, or 'group', where it has
-            G x G tokens and cost stays linear in pixels. Weights fit both, outputs
-            differ. Defaults to None: 'interval' for CrossFormer, 'group' for
-            CrossFormer++, as published.
+            G x G and cost stays linear in pixels. Weights fit both, outputs differ.
+            Defaults to None: as published, 'group' for CrossFormer++ only.
         with_acl (bool, optional): Whether every third block ends with an amplitude
             cooling layer. Defaults to None: the architecture's.
         in_channels (int): Channels of the image. Defaults to 3.
@@ -192,30 +177,26 @@ class CrossFormer(BaseModule):
         qkv_bias (bool): Whether query, key and value have a bias. Defaults to True.
         qk_scale (float, optional): Factor of the attention scores. Defaults to
             None: the square root of a head's width, inverted.
-        attention (str): 'lsda'; others come with ``crossformer_mm.ablations``.
-            Defaults to 'lsda'.
-        position_bias (str): 'dpb' or 'none'; others come with
-            ``crossformer_mm.ablations``. Defaults to 'dpb'.
+        attention (str): 'lsda'; ``crossformer_mm.ablations`` adds others. Defaults
+            to 'lsda'.
+        position_bias (str): 'dpb' or 'none'; ``crossformer_mm.ablations`` adds
+            others. Defaults to 'dpb'.
         drop_rate (float): Dropout of tokens. Defaults to 0.
         attn_drop_rate (float): Dropout of attention weights. Defaults to 0.
-        drop_path_rate (float, optional): Stochastic depth of the last block; it
-            grows linearly from 0 at the first. Defaults to None: the
-            architecture's.
+        drop_path_rate (float, optional): Stochastic depth of the last block, growing
+            linearly from 0 at the first. Defaults to None: the architecture's.
         out_indices (Sequence[int]): Stages whose output is returned; stages after
             the last of them are not built. Defaults to (0, 1, 2, 3).
-        frozen_stages (int): Stages to freeze: 0 is the first embedding, i the
-            stages before i as well; -1 freezes nothing. Defaults to -1.
-        with_cp (bool): Whether to recompute each block's activations in the
-            backward pass: less memory, more time. Defaults to False.
-        init_cfg (dict | list[dict] | str, optional): MMEngine's initialization config,
-            or a checkpoint; ``type='Pretrained'`` is read by
-            :class:`~crossformer_mm.checkpoint.pretrained.PretrainedBackbone`.
-            Defaults to None.
-
-    The original code's names of arguments are read too, see ``checks.RENAMED``.
+        frozen_stages (int): Stages to freeze: 0 is the first embedding, i the stages
+            before i as well; -1 freezes nothing. Defaults to -1.
+        with_cp (bool): Whether to recompute each block's activations in the backward
+            pass: less memory, more time. Defaults to False.
+        init_cfg (dict | list[dict] | str, optional): MMEngine's initialization
+            config, or the path of a checkpoint. Defaults to None.
 
     Raises:
-        ValueError: If an argument is none of what is allowed.
+        ValueError: If an argument is none of what is allowed; ``checks.RENAMED`` has
+            the original code's names that are read too.
     """
 
     @with_original_names
@@ -262,16 +243,19 @@ class CrossFormer(BaseModule):
             drop_rate=drop_rate,
             attn_drop_rate=attn_drop_rate,
         )
-        check_settings(settings, adaptive_interval, out_indices, frozen_stages)
-        check_block_args(**block_args)
-        check_positive('in_channels', in_channels)
-
+        network_args = dict(
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            adaptive_interval=adaptive_interval,
+        )
+        check_arguments(settings | block_args | network_args)
         self.arch = arch.replace('++', 'pp') if isinstance(arch, str) else None
         self.in_channels = in_channels
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         stages = range(len(settings['depths']))
-        # Width of each stage, under the name that timm and mmpretrain give it.
+        # Width of each stage, by the name that timm and mmpretrain give it.
         self.num_features = [settings['embed_dims'] * 2**i for i in stages]
         self.patch_embed = EMBEDDINGS.get(position_bias, CrossScaleEmbedding)(
             in_channels, self.num_features[0], patch_sizes, drop_rate
@@ -337,11 +321,9 @@ class CrossFormer(BaseModule):
         return tuple(outs)
 
     def layer_depth(self, name: str) -> int:
-        """Return how deep a parameter is: 0 in the first embedding, then block by block.
+        """Return the depth of a parameter: 0 in the first embedding, then by block.
 
-        Args:
-            name (str): Name of the parameter within the backbone. The embedding
-                between two stages has the depth of the block before it.
+        The embedding between two stages has the depth of the block before it.
         """
         if name.startswith('patch_embed.'):
             return 0
@@ -352,15 +334,12 @@ class CrossFormer(BaseModule):
         return before + int(block) + 1
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Return the same as MMPretrain's optimizer constructors ask for it.
+        """Return a parameter's depth and the number of layers, as MMPretrain asks.
 
         Args:
-            param_name (str): Name of a parameter of the whole network.
-            prefix (str): What the backbone's names start with in it. Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The depth, that of the last layer outside of the backbone,
-            and the number of layers: the embedding, the blocks, and all the rest.
+            param_name (str): Its name in the whole network; the layers of the backbone
+                are the embedding and the blocks, and one more is all the rest.
+            prefix (str): What the backbone's names start with. Defaults to ''.
         """
         layers = sum(len(stage.blocks) for stage in self.layers) + 2
         if not param_name.startswith(prefix):

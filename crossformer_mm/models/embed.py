@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..ops.partition import ceil_div, pad_map
 from .checks import check_kernels
-from .partition import ceil_div, pad_map
 
 
 class CrossScaleConv(nn.ModuleList):

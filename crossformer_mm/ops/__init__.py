@@ -1,12 +1,18 @@
 """Fast paths, each beside the plain code that says the same.
 
-``attention``       softmax attention with a learned bias, in memory linear in the tokens
+``attention``       softmax attention with a learned bias, in linear memory
 ``recompute``       activations that the backward pass makes again
 ``accelerate_cpu``  linear layers and convolutions of a finished network, by oneDNN
 """
 
 from .accelerate import accelerate_cpu, is_faster_accelerated
-from .blockwise_attention import attention, attention_weights, plain_attention, spread
+from .blockwise_attention import (
+    attention,
+    attention_weights,
+    plain_attention,
+    split_heads,
+    spread,
+)
 from .recompute import recompute
 
 __all__ = [
@@ -16,5 +22,6 @@ __all__ = [
     'is_faster_accelerated',
     'plain_attention',
     'recompute',
+    'split_heads',
     'spread',
 ]

@@ -3,8 +3,8 @@
 PyTorch multiplies matrices by MKL and convolves by oneDNN. Where oneDNN is faster, a
 linear layer is better computed as a convolution of 1 x 1; and one of an image, whose
 three channels leave most of a vector empty, as one of its patches. The plain twins are
-``nn.Linear`` and ``nn.Conv2d``; docs/speed.md has what it saves and where. Delete it when
-PyTorch multiplies by the faster of the two.
+``nn.Linear`` and ``nn.Conv2d``; docs/speed.md has what it saves, and where that was
+measured. Delete it when PyTorch multiplies by the faster of the two.
 """
 
 import time

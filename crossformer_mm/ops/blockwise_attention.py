@@ -1,18 +1,16 @@
-"""Softmax attention within groups of tokens that share a learned position bias.
+"""Softmax attention within groups of a map that share a learned position bias.
 
 A group of long-distance attention holds over a thousand tokens at detection sizes, so
 the scores of all groups are several times the network's other activations. PyTorch's
-fused kernels hold none of them, but give up where the bias needs a gradient. Here they
-do the forward pass; the backward pass recomputes the scores block by block, and sums the
-gradient of the bias on the way. Its plain twin is :func:`plain_attention`.
+fused kernels hold none of them, but not where the bias needs a gradient. Here they do
+the forward pass; the backward pass recomputes the scores block by block, and sums the
+bias's gradient on the way. The plain twin is :func:`plain_attention`; docs/speed.md has
+what this saves. Delete it when ``F.scaled_dot_product_attention`` gives its mask a
+gradient in linear memory.
 
-Saves 5 GB of a training step of CrossFormer-S at 800 x 1344, ``lda_mode='interval'``, and
-half of its time on 2 cores of a CPU (``tests/ops/test_blockwise_attention.py`` compares both).
-Delete it when ``F.scaled_dot_product_attention`` differentiates its mask in linear memory.
-
-Shapes: G groups of N = rows * cols tokens, h heads of width d; ``q``, ``k``, ``v`` ``[G, h,
-N, d]``; ``table [h, 2 rows - 1, 2 cols - 1]``, spread to ``bias [h, N, N]``; ``padding [G,
-N]``, True where a token is padding.
+Shapes: G groups of N = rows * cols tokens, h heads of width d; ``qkv [B, H, W, 3 C]``,
+cut to ``q``, ``k``, ``v [G, h, N, d]``; ``table [h, 2 rows - 1, 2 cols - 1]``, spread to
+``bias [h, N, N]``; ``padding [G, N]``, True where a token is padding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 from .state import is_compiling, needs_plain_operations
 
 # Scores in a block: on a CPU they have to fit the cache, on a GPU to keep it busy. The
@@ -31,53 +30,47 @@ from .state import is_compiling, needs_plain_operations
 BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
 
-Grid = tuple[int, int]
-
 
 def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     table: Tensor | None,
-    padding: Tensor | None,
-    grid: Grid,
+    grouping: Grouping,
+    heads: int,
     scale: float,
     drop_rate: float = 0.0,
 ) -> Tensor:
-    """Attend, in memory linear in the tokens wherever that works.
+    """Attend within groups, in memory linear in the tokens wherever that works.
 
     Args:
-        q (Tensor): Queries, ``[G, h, N, d]``.
-        k (Tensor): Keys, of the same shape.
-        v (Tensor): Values, of the same shape.
+        qkv (Tensor): Query, key and value of each token, ``[B, H, W, 3 C]``.
         table (Tensor, optional): Bias of each offset of query and key, added to the
-            scores, ``[h, 2 rows - 1, 2 cols - 1]``.
-        padding (Tensor, optional): Keys that nobody sees, ``[G, N]``.
-        grid (tuple[int, int]): Rows and columns of a group.
+            scores, ``[heads, 2 rows - 1, 2 cols - 1]``.
+        grouping (Grouping): Cuts the map into groups.
+        heads (int): Number of attention heads.
         scale (float): Factor of the scores, before the bias.
         drop_rate (float): Dropout of the attention weights. Defaults to 0.
 
     Returns:
-        Tensor: ``[G, h, N, d]``.
+        Tensor: ``[B, H, W, C]``.
     """
     if drop_rate > 0 or needs_plain_operations():
-        return plain_attention(q, k, v, table, padding, grid, scale, drop_rate)
-    return _BlockwiseAttention.apply(q, k, v, table, padding, grid, scale)
+        return plain_attention(qkv, table, grouping, heads, scale, drop_rate)
+    return _BlockwiseAttention.apply(qkv, table, grouping, heads, scale)
 
 
 def plain_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     table: Tensor | None,
-    padding: Tensor | None,
-    grid: Grid,
+    grouping: Grouping,
+    heads: int,
     scale: float,
     drop_rate: float = 0.0,
 ) -> Tensor:
     """Attend by the textbook's formula, all scores at once; see :func:`attention`."""
-    weights = attention_weights(q, k, table, padding, grid, scale)
-    return F.dropout(weights, drop_rate) @ v
+    q, k, v, padding = cut(qkv, grouping, heads)
+    weights = attention_weights(q, k, table, padding, grouping, scale)
+    x = F.dropout(weights, drop_rate) @ v
+    return join_heads(x, grouping, *qkv.shape[:3])
 
 
 def attention_weights(
@@ -85,22 +78,44 @@ def attention_weights(
     k: Tensor,
     table: Tensor | None,
     padding: Tensor | None,
-    grid: Grid,
+    grouping: Grouping,
     scale: float,
 ) -> Tensor:
     """Compute what each token attends to: ``[G, h, N, N]``."""
     scores = q @ k.transpose(2, 3) * scale
     if table is not None:
-        scores = scores + spread(table, grid).to(scores.dtype)
+        scores = scores + spread(table, grouping).to(scores.dtype)
     return _hide(scores, padding).softmax(-1)
 
 
-def spread(table: Tensor, grid: Grid) -> Tensor:
+def cut(
+    qkv: Tensor, grouping: Grouping, heads: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Cut a map into query, key and value of its groups, and what is padding."""
+    q, k, v = split_heads(group_tokens(qkv, grouping), heads)
+    return q, k, v, padding_mask(*qkv.shape[:3], grouping, qkv.device)
+
+
+def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split ``[G, N, 3 C]`` to query, key and value, each ``[G, h, N, d]``."""
+    groups, tokens, channels = qkv.shape
+    qkv = qkv.reshape(groups, tokens, 3, heads, channels // 3 // heads)
+    return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def join_heads(
+    x: Tensor, grouping: Grouping, batch: int, height: int, width: int
+) -> Tensor:
+    """Join ``[G, h, N, d]`` to a map ``[B, H, W, C]``."""
+    x = x.transpose(1, 2).flatten(2)
+    return ungroup_tokens(x, grouping, batch, height, width)
+
+
+def spread(table: Tensor, grouping: Grouping) -> Tensor:
     """Give each pair of query and key the bias of its offset: ``[h, N, N]``."""
-    rows, cols = grid
+    rows, cols, _ = grouping
     heads = table.shape[0]
-    # Columns first, so that the more numerous rows are copied as a whole: a fifth of the
-    # time of gathering N * N numbers.
+    # Columns first, so that the more numerous rows are copied as a whole.
     bias = table.index_select(2, _offset_places(cols, table.device))
     bias = bias.index_select(1, _offset_places(rows, table.device))
     bias = bias.reshape(heads, rows, rows, cols, cols).transpose(2, 3)
@@ -110,46 +125,46 @@ def spread(table: Tensor, grid: Grid) -> Tensor:
 class _BlockwiseAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        qkv: Tensor,
         table: Tensor | None,
-        padding: Tensor | None,
-        grid: Grid,
+        grouping: Grouping,
+        heads: int,
         scale: float,
     ) -> Tensor:
-        return attention_forward(q, k, v, table, padding, grid, scale)
+        return attention_forward(qkv, table, grouping, heads, scale)
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], _: Tensor) -> None:
-        *tensors, ctx.grid, ctx.scale = inputs
-        ctx.save_for_backward(*tensors)
+        qkv, table, *ctx.settings = inputs
+        ctx.save_for_backward(qkv, table)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, table, padding = ctx.saved_tensors
+        tensors = [tensor for tensor in ctx.saved_tensors if tensor is not None]
+        qkv, table = ctx.saved_tensors
         if torch.is_grad_enabled() and not is_compiling():
-            # Someone differentiates twice.
-            attend = partial(
-                plain_attention, padding=padding, grid=ctx.grid, scale=ctx.scale
-            )
-            inputs = (q, k, v) if table is None else (q, k, v, table)
-            if table is None:
-                attend = partial(attend, table=None)
-            grads = torch.func.vjp(attend, *inputs)[1](grad)
+            # A gradient of this gradient is wanted.
+            grads = torch.func.vjp(partial(_plain, *ctx.settings), *tensors)[1](grad)
         else:
-            grads = attention_backward(
-                grad, q, k, v, table, padding, ctx.grid, ctx.scale
-            )
-        return *grads[:3], None if table is None else grads[3], None, None, None
+            grads = attention_backward(grad, qkv, table, *ctx.settings)
+        return grads[0], None if table is None else grads[1], None, None, None
+
+
+def _plain(
+    grouping: Grouping,
+    heads: int,
+    scale: float,
+    qkv: Tensor,
+    table: Tensor | None = None,
+) -> Tensor:
+    return plain_attention(qkv, table, grouping, heads, scale)
 
 
 def one_node(empty_results: Callable[..., Any]) -> Callable[[Callable], Callable]:
     """Make a function a single node of the graphs of ``torch.compile``.
 
-    It would unroll the loops over blocks, and compile again for each size of image.
-    Delete this when PyTorch compiles a loop as one (``while_loop`` has no gradient for
-    what changes in place: pytorch/pytorch#116698).
+    It unrolls loops (pytorch/pytorch#111441): those over blocks would be compiled for
+    seconds, and again for each size of image. Delete this when that issue is closed.
 
     Args:
         empty_results (Callable): Makes results of the right shape from the arguments.
@@ -164,7 +179,7 @@ def one_node(empty_results: Callable[..., Any]) -> Callable[[Callable], Callable
 
         @wraps(function)
         def call(*args: Any) -> Any:
-            # Called as it is where it can be, so that a FLOP counter sees what is inside.
+            # Elsewhere it is called as it is, so that a FLOP counter sees into it.
             return (node if is_compiling() else function)(*args)
 
         return call
@@ -172,22 +187,18 @@ def one_node(empty_results: Callable[..., Any]) -> Callable[[Callable], Callable
     return decorate
 
 
-@one_node(lambda q, *_: torch.empty_like(q))
+@one_node(lambda qkv, *_: qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3))
 def attention_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor | None,
-    padding: Tensor | None,
-    grid: Sequence[int],
-    scale: float,
+    qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
     """Attend by PyTorch's fused kernel."""
-    groups, heads, tokens, width = q.shape
+    grouping = Grouping(*grouping)
+    q, k, v, padding = cut(qkv, grouping, heads)
+    groups, _, tokens, width = q.shape
     # Heads innermost, so that they are joined without copying.
     out = q.new_empty(groups, tokens, heads, width).transpose(1, 2)
     for h in _slices(heads, 8 * _block_scores(q) // tokens**2):
-        bias = q.new_zeros(1, 1, 1) if table is None else spread(table[h], grid)
+        bias = q.new_zeros(1, 1, 1) if table is None else spread(table[h], grouping)
         bias = bias.to(q.dtype)[None]
         # With padding, each group has a mask of its own, as large as its scores.
         step = groups if padding is None else _block_scores(q) // bias.numel()
@@ -196,49 +207,50 @@ def attention_forward(
             out[g, h] = F.scaled_dot_product_attention(
                 q[g, h], k[g, h], v[g, h], mask, scale=scale
             )
-    return out
+    return join_heads(out, grouping, *qkv.shape[:3])
 
 
 @one_node(
-    lambda _, q, k, v, table, *__: (
-        *(torch.empty_like(m) for m in (q, k, v)),
-        q.new_empty(0) if table is None else torch.empty_like(table),
+    lambda _, qkv, table, *__: (
+        torch.empty_like(qkv, memory_format=torch.contiguous_format),
+        qkv.new_empty(0) if table is None else torch.empty_like(table),
     )
 )
 def attention_backward(
     grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     table: Tensor | None,
-    padding: Tensor | None,
-    grid: Sequence[int],
+    grouping: Sequence[int],
+    heads: int,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the gradients of q, k, v and, where there is one, the table."""
-    groups, heads, tokens, _ = q.shape
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of qkv and, where there is one, the table."""
+    grouping = Grouping(*grouping)
+    q, k, v, padding = cut(qkv, grouping, heads)
+    groups, _, tokens, width = q.shape
+    grad = group_tokens(grad, grouping).unflatten(2, (heads, width)).transpose(1, 2)
     # Scores in half precision would lose digits that the fused kernel keeps.
     dtype = torch.promote_types(q.dtype, torch.float32)
-    grads = [torch.empty_like(m) for m in (q, k, v)]
-    grad_table = q.new_empty(0) if table is None else torch.empty_like(table)
+    grad_qkv = q.new_empty(groups, tokens, 3, heads, width)
+    grad_table = qkv.new_empty(0) if table is None else torch.empty_like(table)
     for h in _slices(heads, 8 * _block_scores(q) // tokens**2):
-        bias = grad_bias = None
-        if table is not None:
-            bias = spread(table[h], grid).to(dtype)
-            grad_bias = torch.zeros_like(bias)
-        heads_here = q[:1, h].shape[1]
-        scores = heads_here * min(BLOCK_QUERIES, tokens) * tokens
+        bias = None if table is None else spread(table[h], grouping).to(dtype)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        some_heads = q[:1, h].shape[1]
+        scores = some_heads * min(BLOCK_QUERIES, tokens) * tokens
         for g in _slices(groups, _block_scores(q) // scores):
             # Batches of matrices, [g * h, N, d].
             parts = [m[g, h].to(dtype).flatten(0, 1) for m in (q, k, v, grad)]
-            some_grads = _block_backward(
-                *parts, bias, None if padding is None else padding[g], grad_bias, scale
-            )
-            for whole, part in zip(grads, some_grads):
-                whole[g, h] = part.unflatten(0, (-1, heads_here)).to(q.dtype)
-        if table is not None:
-            grad_table[h] = _sum_by_offset(grad_bias, grid)
-    return *grads, grad_table
+            hidden = None if padding is None else padding[g]
+            grads = _block_backward(*parts, bias, hidden, grad_bias, scale)
+            for i, part in enumerate(grads):
+                part = part.unflatten(0, (-1, some_heads)).transpose(1, 2)
+                grad_qkv[g, :, i, h] = part.to(q.dtype)
+        if grad_bias is not None:
+            grad_table[h] = _sum_by_offset(grad_bias, grouping)
+    # Padding and cutting off undo each other, and so do their gradients.
+    grad_qkv = ungroup_tokens(grad_qkv.flatten(2), grouping, *qkv.shape[:3])
+    return grad_qkv.contiguous(), grad_table
 
 
 def _block_backward(
@@ -273,9 +285,9 @@ def _block_backward(
     return grad_q.mul_(scale), grad_k, grad_v
 
 
-def _sum_by_offset(grad_bias: Tensor, grid: Sequence[int]) -> Tensor:
+def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
     """Sum the gradients of all pairs of an offset: the gradient of :func:`spread`."""
-    rows, cols = grid
+    rows, cols, _ = grouping
     grad = grad_bias.reshape(-1, rows, cols, rows, cols).transpose(2, 3)
     grad = grad.reshape(-1, rows * rows, cols * cols)
     place = _offset_places(rows, grad.device)

@@ -10,17 +10,16 @@ def is_compiling() -> bool:
 
 
 def needs_plain_operations() -> bool:
-    """Return whether operations are recorded for elsewhere, or transformed.
+    """Return whether operations are recorded for another runtime, or transformed.
 
-    An exporter (``torch.jit.trace``, ``torch.export``, both ONNX exporters) writes down
-    operations that any runtime has to know. ``torch.func`` and forward-mode
-    differentiation have no rules for our backward pass, nor for recomputing.
+    ``torch.jit.trace`` and both ONNX exporters write down operations that any runtime
+    has to know. ``torch.func`` and forward-mode differentiation have no rules for our
+    backward pass, nor for recomputing.
     """
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return True
     if is_compiling():
-        exporting = getattr(torch.compiler, 'is_exporting', None)  # from torch 2.7 on
-        return exporting is not None and exporting()
+        return False
     # Neither has a public way to ask.
     transforms = torch._C._functorch.peek_interpreter_stack()
     return transforms is not None or torch.autograd.forward_ad._current_level >= 0

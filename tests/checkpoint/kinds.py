@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from crossformer_mm.models.archs import ARCHS
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
@@ -15,6 +14,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from crossformer_mm.checkpoint.recognize import classifier_shapes
+from crossformer_mm.models.archs import ARCHS
 from tests import published
 
 

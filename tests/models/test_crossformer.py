@@ -3,10 +3,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from crossformer_mm.models.archs import ARCHS
 from mmengine.registry import MODELS
 
 from crossformer_mm.models import CrossFormer
+from crossformer_mm.models.archs import ARCHS
 from tests import reference
 
 TINY = dict(embed_dims=32, depths=(2, 2, 3, 1), num_heads=(1, 2, 4, 8))

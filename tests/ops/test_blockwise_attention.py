@@ -5,48 +5,51 @@ import torch
 
 from crossformer_mm import ops
 from crossformer_mm.ops import blockwise_attention as module
+from crossformer_mm.ops import plain_attention
+from crossformer_mm.ops.partition import Grouping
 
-ROWS, COLS, HEADS, WIDTH, SCALE = 2, 3, 2, 4, 0.3
-GRID = ROWS, COLS
-GROUPS = 7
+HEADS, SCALE = 2, 0.3
+GROUPING = Grouping(rows=2, cols=3, interval=2)
+FULL, PADDED, HOLLOW = (8, 12), (9, 7), (5, 5)  # sizes; HOLLOW has groups of padding
 
 
-def inputs(with_bias=True, with_padding=True, dtype=torch.double):
+def inputs(size, with_bias=True, dtype=torch.double):
     torch.manual_seed(0)
-    shape = GROUPS, HEADS, ROWS * COLS, WIDTH
-    q, k, v = torch.randn(3, *shape, dtype=dtype).requires_grad_().unbind(0)
-    table = torch.randn(HEADS, 2 * ROWS - 1, 2 * COLS - 1, dtype=dtype)
-    padding = torch.rand(GROUPS, ROWS * COLS) < 0.3
-    padding[0] = True  # a group of padding only
-    table = table.requires_grad_() if with_bias else None
-    return q, k, v, table, padding if with_padding else None
+    rows, cols, _ = GROUPING
+    qkv = torch.randn(2, *size, 3 * HEADS * 4, dtype=dtype, requires_grad=True)
+    table = torch.randn(HEADS, 2 * rows - 1, 2 * cols - 1, dtype=dtype)
+    return qkv, table.requires_grad_() if with_bias else None
 
 
-def plain(*args):
-    return ops.plain_attention(*args, GRID, SCALE)
+def slow_attention(qkv, table):
+    """Softmax attention, a token and a head at a time, over the keys of its group."""
+    rows, cols, interval = GROUPING
+    batch, height, width, _ = qkv.shape
+    q, k, v = qkv.unflatten(-1, (3, HEADS, -1)).unbind(3)
 
+    def place(row, col):
+        """Tell a token's group, and where it is in the group."""
+        down, right = row // interval, col // interval
+        group = row % interval, col % interval, down // rows, right // cols
+        return group, down % rows, right % cols
 
-def blockwise(*args):
-    return ops.attention(*args, GRID, SCALE)
-
-
-def slow(q, k, v, table, padding):
-    """Softmax attention, a query at a time, over the keys that are no padding."""
-    out = torch.zeros_like(q)
-    for group in range(GROUPS):
-        keys = range(ROWS * COLS)
-        if padding is not None and not padding[group].all():
-            keys = [n for n in keys if not padding[group, n]]
-        keys = torch.tensor(list(keys))
-        for query in range(ROWS * COLS):
-            scores = SCALE * (k[group, :, keys] @ q[group, :, query, :, None])[..., 0]
-            if table is not None:
-                down = query // COLS - keys // COLS + ROWS - 1
-                right = query % COLS - keys % COLS + COLS - 1
-                scores = scores + table[:, down, right]
-            weights = scores.softmax(-1)
-            out[group, :, query] = (weights[..., None] * v[group, :, keys]).sum(1)
-    return out
+    tokens = [(row, col) for row in range(height) for col in range(width)]
+    out = []
+    for row, col in tokens:
+        group, down, right = place(row, col)
+        keys = [token for token in tokens if place(*token)[0] == group]
+        places = [place(*token) for token in keys]
+        at = (slice(None), *torch.tensor(keys).unbind(1))
+        scores = SCALE * torch.einsum('bhd,bnhd->bhn', q[:, row, col], k[at])
+        if table is not None:
+            offsets = [
+                table[:, down - d + rows - 1, right - r + cols - 1]
+                for _, d, r in places
+            ]
+            scores = scores + torch.stack(offsets, 1)
+        weights = scores.softmax(-1)
+        out.append(torch.einsum('bhn,bnhd->bhd', weights, v[at]))
+    return torch.stack(out, 1).flatten(2).unflatten(1, (height, width))
 
 
 @pytest.fixture(params=[2**20, 3 * HEADS * 4 * 6, 1], ids=['whole', 'blocks', 'single'])
@@ -57,44 +60,47 @@ def blocks(request, monkeypatch):
         monkeypatch.setattr(module, 'BLOCK_QUERIES', 4)
 
 
-@pytest.mark.parametrize('attention', [plain, blockwise])
+@pytest.mark.parametrize('attention', [plain_attention, ops.attention])
 @pytest.mark.parametrize('with_bias', [True, False])
-@pytest.mark.parametrize('with_padding', [True, False])
-def test_values_and_gradients(attention, with_bias, with_padding, blocks):
-    *tensors, padding = inputs(with_bias, with_padding)
-    real = torch.ones(GROUPS) if padding is None else ~padding.all(1)
-    weight = torch.randn_like(tensors[0]) * real[:, None, None, None]
-    leaves = [tensor for tensor in tensors if tensor is not None]
-    out, expected = attention(*tensors, padding), slow(*tensors, padding)
-    torch.testing.assert_close(out * weight, expected * weight)
+@pytest.mark.parametrize('size', [FULL, PADDED, HOLLOW])
+def test_values_and_gradients(attention, with_bias, size, blocks):
+    qkv, table = inputs(size, with_bias)
+    out = attention(qkv, table, GROUPING, HEADS, SCALE)
+    expected = slow_attention(qkv, table)
+    torch.testing.assert_close(out, expected)
+    weight = torch.randn_like(out)
+    leaves = [qkv] if table is None else [qkv, table]
     grads = torch.autograd.grad((out * weight).sum(), leaves)
-    slow_grads = torch.autograd.grad((expected * weight).sum(), leaves)
-    torch.testing.assert_close(grads, slow_grads)
+    slow = torch.autograd.grad((expected * weight).sum(), leaves)
+    torch.testing.assert_close(grads, slow)
 
 
-def test_gradcheck_of_both_orders(blocks):
-    *tensors, padding = inputs()
-    # What a group of padding only gets is cut off, and its gradient is 0.
-    tensors = [tensor[1:3] if tensor.dim() == 4 else tensor for tensor in tensors]
-    tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+@pytest.mark.parametrize('interval', [1, 2])
+@pytest.mark.parametrize('size', [(4, 6), (3, 5), (2, 3)])
+def test_gradcheck_of_both_orders(size, interval):
+    grouping = GROUPING._replace(interval=interval)
 
-    def attend(*args):
-        return blockwise(*args, padding[1:3])
+    def attend(qkv, table):
+        return ops.attention(qkv, table, grouping, HEADS, SCALE)
 
-    assert torch.autograd.gradcheck(attend, tensors)
-    assert torch.autograd.gradgradcheck(attend, tensors)
+    assert torch.autograd.gradcheck(attend, inputs(size))
+    assert torch.autograd.gradgradcheck(attend, inputs(size))
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_gradients_in_half_precision_are_as_exact_as_the_values(dtype, blocks):
+@pytest.mark.parametrize('size', [FULL, PADDED, HOLLOW, (16, 24)])
+def test_gradients_in_half_precision_are_as_exact_as_the_values(dtype, size):
     """Scores in half precision made the gradients' error 3 to 4 times the values'."""
     torch.manual_seed(0)
-    q, k, v, grad = torch.randn(4, 2, HEADS, 48, 32).mul(2).to(dtype)
-    table = torch.randn(HEADS, 11, 15)
-    tensors = [tensor.requires_grad_() for tensor in (q, k, v, table)]
+    qkv, table = inputs(size)
+    grouping = GROUPING if size != (16, 24) else Grouping(8, 12, 2)
+    table = torch.randn(HEADS, 2 * grouping.rows - 1, 2 * grouping.cols - 1)
+    qkv = (2 * qkv.detach()).to(dtype)
+    tensors = [tensor.requires_grad_() for tensor in (qkv, table)]
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    out = ops.attention(*tensors, None, (6, 8), SCALE)
-    expected = ops.plain_attention(*exact, None, (6, 8), SCALE)
+    out = ops.attention(*tensors, grouping, HEADS, SCALE)
+    expected = plain_attention(*exact, grouping, HEADS, SCALE)
+    grad = torch.randn_like(out)
 
     def error(a, b):
         return ((a.double() - b).std() / b.std()).item()
@@ -107,9 +113,9 @@ def test_gradients_in_half_precision_are_as_exact_as_the_values(dtype, blocks):
 
 def test_dropout_drops_weights():
     torch.manual_seed(0)
-    q, k, v, table, padding = inputs()
-    q, k = torch.zeros_like(q), torch.zeros_like(k)
-    out = ops.attention(q, k, torch.ones_like(v), None, None, GRID, SCALE, 0.5)
+    qkv = torch.zeros(1, 4, 6, 3 * HEADS * 4)
+    qkv[..., -HEADS * 4 :] = 1  # values
+    out = ops.attention(qkv, None, GROUPING, HEADS, SCALE, drop_rate=0.5)
     # Each of six weights of 1 / 6 is dropped or doubled.
-    assert set((out * 3).round(decimals=6).unique().tolist()) <= set(range(7))
-    assert len(out.unique()) > 3
+    thirds = {round(x, 4) for x in (out * 3).unique().tolist()}
+    assert thirds <= set(range(7)) and len(thirds) > 3
