@@ -9,12 +9,12 @@ what this saves. Delete it when ``F.scaled_dot_product_attention`` gives its mas
 gradient in linear memory.
 
 Shapes: G groups of N = rows * cols tokens, h heads of width d; ``qkv [B, H, W, 3 C]``,
-cut to ``q``, ``k``, ``v [G, h, N, d]``; ``table [h, 2 rows - 1, 2 cols - 1]``, spread to
-``bias [h, N, N]``; ``padding [G, N]``, True where a token is padding.
+cut to ``q``, ``k``, ``v [G, h, N, d]``; ``table [h, 2 rows - 1, 2 cols - 1]``, spread
+to ``bias [h, N, N]``; ``padding [G, N]``, True where a token is padding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import torch
@@ -140,24 +140,17 @@ class _BlockwiseAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = [tensor for tensor in ctx.saved_tensors if tensor is not None]
         qkv, table = ctx.saved_tensors
         if torch.is_grad_enabled() and not is_compiling():
             # A gradient of this gradient is wanted.
-            grads = torch.func.vjp(partial(_plain, *ctx.settings), *tensors)[1](grad)
+            def attend(qkv: Tensor, table: Tensor | None = None) -> Tensor:
+                return plain_attention(qkv, table, *ctx.settings)
+
+            inputs = (qkv,) if table is None else (qkv, table)
+            grads = torch.func.vjp(attend, *inputs)[1](grad)
         else:
             grads = attention_backward(grad, qkv, table, *ctx.settings)
         return grads[0], None if table is None else grads[1], None, None, None
-
-
-def _plain(
-    grouping: Grouping,
-    heads: int,
-    scale: float,
-    qkv: Tensor,
-    table: Tensor | None = None,
-) -> Tensor:
-    return plain_attention(qkv, table, grouping, heads, scale)
 
 
 def one_node(empty_results: Callable[..., Any]) -> Callable[[Callable], Callable]:

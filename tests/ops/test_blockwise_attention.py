@@ -75,8 +75,7 @@ def test_values_and_gradients(attention, with_bias, size, blocks):
     torch.testing.assert_close(grads, slow)
 
 
-@pytest.mark.parametrize('interval', [1, 2])
-@pytest.mark.parametrize('size', [(4, 6), (3, 5), (2, 3)])
+@pytest.mark.parametrize(('size', 'interval'), [((3, 5), 2), ((2, 3), 1)])
 def test_gradcheck_of_both_orders(size, interval):
     grouping = GROUPING._replace(interval=interval)
 
