@@ -22,7 +22,7 @@ from .models.attention import ATTENTIONS, GroupAttention
 from .models.embed import EMBEDDINGS, CrossScaleEmbedding
 from .models.partition import Grouping, GroupRule, group_tokens, ungroup_tokens
 from .models.position_bias import POSITION_BIASES, DynamicPositionBias, offsets
-from .ops import attention_weights, split_heads
+from .ops.blockwise_attention import attention_weights, split_heads
 
 
 class ShiftedWindowAttention(GroupAttention):

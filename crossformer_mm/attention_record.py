@@ -21,7 +21,7 @@ from torch import Tensor
 from .models import CrossFormer
 from .models.attention import GroupAttention
 from .models.partition import Grouping, group_tokens
-from .ops import attention_weights, split_heads
+from .ops.blockwise_attention import attention_weights, split_heads
 
 
 @dataclass(frozen=True)

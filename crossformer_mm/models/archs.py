@@ -4,33 +4,16 @@ from typing import Any
 
 # CrossFormer table 1, CrossFormer++ table 2. Groups and intervals are those of
 # classification at 224 x 224.
-_CROSSFORMER = dict(
-    with_acl=False,
-    lda_mode='interval',
-    group_size=(7, 7, 7, 7),
-    crs_interval=(8, 4, 2, 1),
-)
-_CROSSFORMER_PP = dict(
-    with_acl=True,
-    lda_mode='group',
-    group_size=(4, 4, 14, 7),
-    crs_interval=(4, 2, 1, 1),
-)
+_CROSSFORMER = dict(with_acl=False, lda_mode='interval')
+_CROSSFORMER |= dict(group_size=(7, 7, 7, 7), crs_interval=(8, 4, 2, 1))
+_CROSSFORMER_PP = dict(with_acl=True, lda_mode='group')
+_CROSSFORMER_PP |= dict(group_size=(4, 4, 14, 7), crs_interval=(4, 2, 1, 1))
 
 
-def _arch(
-    embed_dims: int,
-    depths: tuple[int, ...],
-    num_heads: tuple[int, ...],
-    drop_path_rate: float,
-    common: dict[str, Any],
-) -> dict[str, Any]:
-    return dict(
-        embed_dims=embed_dims,
-        depths=depths,
-        num_heads=num_heads,
-        drop_path_rate=drop_path_rate,
-        **common,
+def _arch(*row: Any) -> dict[str, Any]:
+    *own, common = row
+    return (
+        dict(zip(('embed_dims', 'depths', 'num_heads', 'drop_path_rate'), own)) | common
     )
 
 
@@ -72,36 +55,29 @@ def resolve_arch(arch: str | dict[str, Any], **given: Any) -> dict[str, Any]:
     Raises:
         ValueError: If the key is unknown, or a setting is missing or unknown.
     """
+    required = ', '.join(REQUIRED_KEYS)
     if isinstance(arch, str):
-        key = arch.replace('++', 'pp')
-        if key not in ARCHS:
+        arch = arch.replace('++', 'pp')
+        if arch not in ARCHS:
             raise ValueError(
                 f'arch={arch!r} is unknown: choose one of {", ".join(ARCHS)}, or pass '
-                f'a dict with {", ".join(REQUIRED_KEYS)}.'
+                f'a dict with {required}.'
             )
-        settings = dict(ARCHS[key])
+        settings = ARCHS[arch]
     else:
-        settings = _defaults(arch) | arch
+        if not isinstance(arch, dict) or not set(REQUIRED_KEYS) <= set(arch):
+            raise ValueError(
+                f'arch must be a str or a dict with {required}, got {arch!r}.'
+            )
+        if unknown := sorted(set(arch) - set(ARCHS['S'])):
+            allowed = ', '.join(ARCHS['S'])
+            raise ValueError(f'arch has unknown keys {unknown}: allowed are {allowed}.')
+        stages = len(arch['depths'])
+        settings = dict(drop_path_rate=0.0, with_acl=False, lda_mode='interval')
+        settings['group_size'] = (7,) * stages
+        settings['crs_interval'] = tuple(2**i for i in reversed(range(stages)))
+        settings |= arch
     # Each embedding between two stages has two kernels (CrossFormer section 3.1).
-    settings['merge_sizes'] = ((2, 4),) * (len(settings['depths']) - 1)
-    return settings | {k: v for k, v in given.items() if v is not None}
-
-
-def _defaults(arch: dict[str, Any]) -> dict[str, Any]:
-    """Return the optional settings of an architecture of one's own."""
-    if not isinstance(arch, dict):
-        raise ValueError(f'arch must be a str or a dict, got {arch!r}.')
-    if missing := [key for key in REQUIRED_KEYS if key not in arch]:
-        raise ValueError(f'arch={arch} lacks {", ".join(missing)}.')
-    if unknown := sorted(set(arch) - set(ARCHS['S'])):
-        raise ValueError(
-            f'arch has unknown keys {unknown}: allowed are {", ".join(ARCHS["S"])}.'
-        )
-    stages = len(arch['depths']) if isinstance(arch['depths'], (list, tuple)) else 0
-    return dict(
-        drop_path_rate=0.0,
-        with_acl=False,
-        lda_mode='interval',
-        group_size=(7,) * stages,
-        crs_interval=tuple(2**i for i in reversed(range(stages))),
-    )
+    merge_sizes = ((2, 4),) * (len(settings['depths']) - 1)
+    given = {name: value for name, value in given.items() if value is not None}
+    return dict(merge_sizes=merge_sizes) | settings | given

@@ -20,13 +20,14 @@ RENAMED = {
 }
 # Its arguments that have no place here.
 REMOVED = {
-    'img_size': 'any size of image works, remove it',
-    'num_classes': 'it is an argument of the head, remove it here',
-    'embed_dim': 'take arch=dict(embed_dims=..., depths=..., num_heads=...)',
-    'depths': 'take arch=dict(embed_dims=..., depths=..., num_heads=...)',
-    'num_heads': 'take arch=dict(embed_dims=..., depths=..., num_heads=...)',
+    **dict.fromkeys(
+        ('embed_dim', 'depths', 'num_heads'),
+        'take arch=dict(embed_dims=..., depths=..., num_heads=...)',
+    ),
     'ape': "take position_bias='ape'",
+    'img_size': 'any size of image works, remove it',
     'norm_layer': 'it is always LayerNorm, remove it',
+    'num_classes': 'it is an argument of the head, remove it here',
     'patch_norm': 'the first embedding always has its norm, remove it',
 }
 

@@ -8,8 +8,7 @@ Where this code deviates from the published one, and why:
 * Both published meanings of long-distance attention are there (``lda_mode``): the
   detection and segmentation code fixes the interval, CrossFormer++ the group size.
 * Any input size works; at multiples of 32 the outputs are the same.
-* A forward pass never changes the module. There, one small image shrank the group
-  size for all images after it.
+* A forward pass never changes the module. There, one small image shrank all groups.
 """
 
 from collections.abc import Sequence
@@ -30,8 +29,7 @@ from .mlp import MLP, DropPath
 from .partition import GroupRule, ceil_div, smaller
 from .position_bias import POSITION_BIASES
 
-# Less would leave the last stage less than a token. Shorter sides are padded.
-MIN_SIDE = 32
+MIN_SIDE = 32  # shorter sides are padded: the last stage has stride 32
 
 
 class Block(nn.Module):
@@ -39,47 +37,41 @@ class Block(nn.Module):
 
     Args:
         dim (int): Width C of the tokens.
-        num_heads (int): Number of attention heads.
         number (int): Number of the block in its stage.
         rule (GroupRule): How the stage cuts its maps into groups.
-        attention (str): Key of ``ATTENTIONS``.
-        position_bias (str): Key of ``POSITION_BIASES``.
-        mlp_ratio (float): Width of the MLP relative to C.
-        drop_rate (float): Dropout of the attention's output and in the MLP.
-        drop_path_rate (float): Stochastic depth of both branches.
         with_acl (bool): Whether an amplitude cooling layer (ACL, CrossFormer++
             section 4.2) ends the block.
-        **attn_args: Further arguments of the attention.
+        drop_path_rate (float): Stochastic depth of both branches.
+        **args: Arguments of :class:`CrossFormer`.
     """
 
     def __init__(
         self,
         dim: int,
-        num_heads: int,
         number: int,
         rule: GroupRule,
+        with_acl: bool,
+        drop_path_rate: float,
+        num_heads: int,
         attention: str,
         position_bias: str,
         mlp_ratio: float,
         drop_rate: float,
-        drop_path_rate: float,
-        with_acl: bool,
-        **attn_args: Any,
+        **args: Any,
     ) -> None:
         super().__init__()
         bias = POSITION_BIASES[position_bias](dim, num_heads, rule.group_size)
-        attn_args |= dict(position_bias=bias, proj_drop_rate=drop_rate)
+        args |= dict(dim=dim, num_heads=num_heads, proj_drop_rate=drop_rate)
         self.norm1 = nn.LayerNorm(dim)
         # SDA or LDA: the same attention, in groups that `grouping` finds by the size.
         self.attn, self.grouping = ATTENTIONS[attention](
-            number, rule, dim=dim, num_heads=num_heads, **attn_args
+            number, rule, position_bias=bias, **args
         )
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, int(dim * mlp_ratio), drop_rate)
         self.with_acl = with_acl
-        if with_acl:
-            # `ex_conv` and `ex_ln` are the published checkpoints' names of the ACL.
+        if with_acl:  # `ex_conv` and `ex_ln` are the published checkpoints' names
             self.ex_conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
             self.ex_ln = nn.LayerNorm(dim)
 
@@ -90,8 +82,7 @@ class Block(nn.Module):
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         if self.with_acl:
             # No residual around it: the amplitude of the tokens starts anew.
-            x = self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            x = self.ex_ln(x)
+            x = self.ex_ln(self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return x
 
 
@@ -102,10 +93,9 @@ class Stage(nn.Module):
         dim (int): Width C of the tokens.
         drop_path_rates (Sequence[float]): Stochastic depth, one rate per block.
         with_acl (bool): Whether every third block but the last has an ACL.
-        merge_sizes (Sequence[int], optional): Kernel sizes of the merging; None in the
-            last stage, which has none.
-        with_cp (bool): Whether to recompute each block's activations in the
-            backward pass instead of keeping them.
+        merge_sizes (Sequence[int], optional): Kernel sizes of the merging; None for
+            none, in the last stage.
+        with_cp (bool): Whether to recompute each block's activations in backward.
         **block_args: Further arguments of :class:`Block`.
     """
 
@@ -152,51 +142,46 @@ class CrossFormer(BaseModule):
 
     Args:
         arch (str | dict): A key of ``archs.ARCHS`` (T, S, B, L, ppS, ppB, ppL, ppH;
-            '++S' is read as 'ppS'), or a dict with ``embed_dims`` (int), ``depths``
-            and ``num_heads`` (one int per stage), and, optionally, defaults for
-            ``drop_path_rate``, ``with_acl``, ``lda_mode``, ``group_size`` and
-            ``crs_interval``. Defaults to 'S'.
-        group_size (Sequence[int], optional): Side G of an attention group, per
-            stage. Defaults to None: the architecture's.
-        crs_interval (Sequence[int], optional): Interval I of long-distance
-            attention, per stage. Defaults to None: the architecture's.
+            '++S' is read as 'ppS'), or a dict with ``embed_dims`` (int), ``depths`` and
+            ``num_heads`` (one int per stage), and, optionally, what else stands in that
+            table. It gives the arguments below that are None. Defaults to 'S'.
+        group_size (Sequence[int], optional): Side G of an attention group, per stage.
+        crs_interval (Sequence[int], optional): Interval I of long-distance attention,
+            per stage.
         adaptive_interval (bool): Whether the interval follows the input, I =
             ceil(max(H, W) / G); only with ``lda_mode='group'``. Defaults to False.
         lda_mode (str, optional): 'interval', where a long-distance group spans the
             whole map, ceil(H / I) x ceil(W / I) tokens, or 'group', where it has
             G x G and cost stays linear in pixels. Weights fit both, outputs differ.
-            Defaults to None: as published, 'group' for CrossFormer++ only.
         with_acl (bool, optional): Whether every third block ends with an amplitude
-            cooling layer. Defaults to None: the architecture's.
+            cooling layer.
         in_channels (int): Channels of the image. Defaults to 3.
-        patch_sizes (Sequence[int]): Kernel sizes of the first cross-scale
-            embedding. Defaults to (4, 8, 16, 32).
-        merge_sizes (Sequence[Sequence[int]], optional): Kernel sizes of the
-            embedding after each stage but the last. Defaults to None: (2, 4) each.
+        patch_sizes (Sequence[int]): Kernel sizes of the first cross-scale embedding.
+        merge_sizes (Sequence[Sequence[int]], optional): Kernel sizes of the embedding
+            after each stage but the last. Defaults to None: (2, 4) each.
         mlp_ratio (float): Width of the MLP relative to the tokens'. Defaults to 4.
         qkv_bias (bool): Whether query, key and value have a bias. Defaults to True.
-        qk_scale (float, optional): Factor of the attention scores. Defaults to
-            None: the square root of a head's width, inverted.
-        attention (str): 'lsda'; ``crossformer_mm.ablations`` adds others. Defaults
-            to 'lsda'.
-        position_bias (str): 'dpb' or 'none'; ``crossformer_mm.ablations`` adds
-            others. Defaults to 'dpb'.
+        qk_scale (float, optional): Factor of the attention scores. Defaults to None:
+            the width of a head to the power of -0.5.
+        attention (str): 'lsda'; ``crossformer_mm.ablations`` adds others.
+        position_bias (str): 'dpb' or 'none'; ``crossformer_mm.ablations`` adds others.
         drop_rate (float): Dropout of tokens. Defaults to 0.
         attn_drop_rate (float): Dropout of attention weights. Defaults to 0.
         drop_path_rate (float, optional): Stochastic depth of the last block, growing
-            linearly from 0 at the first. Defaults to None: the architecture's.
-        out_indices (Sequence[int]): Stages whose output is returned; stages after
-            the last of them are not built. Defaults to (0, 1, 2, 3).
+            linearly from 0 at the first.
+        out_indices (Sequence[int]): Stages whose output is returned; stages after the
+            last of them are not built. Defaults to (0, 1, 2, 3).
         frozen_stages (int): Stages to freeze: 0 is the first embedding, i the stages
             before i as well; -1 freezes nothing. Defaults to -1.
         with_cp (bool): Whether to recompute each block's activations in the backward
             pass: less memory, more time. Defaults to False.
-        init_cfg (dict | list[dict] | str, optional): MMEngine's initialization
-            config, or the path of a checkpoint. Defaults to None.
+        init_cfg (dict | list[dict] | str, optional): MMEngine's initialization config,
+            or the path of a checkpoint.
+
+    The original code's names of arguments are read too: ``checks.RENAMED``.
 
     Raises:
-        ValueError: If an argument is none of what is allowed; ``checks.RENAMED`` has
-            the original code's names that are read too.
+        ValueError: If an argument is none of what is allowed.
     """
 
     @with_original_names
@@ -260,14 +245,16 @@ class CrossFormer(BaseModule):
         self.patch_embed = EMBEDDINGS.get(position_bias, CrossScaleEmbedding)(
             in_channels, self.num_features[0], patch_sizes, drop_rate
         )
-        drop_path_rates = linear_rates(settings['drop_path_rate'], settings['depths'])
+        blocks = sum(settings['depths'])
+        growth = settings['drop_path_rate'] / max(blocks - 1, 1)
+        rates = iter(growth * i for i in range(blocks))
         # Stages after the last output would hold parameters without a gradient, which
         # breaks distributed training.
         last = max(self.out_indices)
         self.layers = nn.ModuleList(
             Stage(
                 self.num_features[i],
-                drop_path_rates[i],
+                [next(rates) for _ in range(settings['depths'][i])],
                 rule=GroupRule(
                     settings['group_size'][i],
                     None if adaptive_interval else settings['crs_interval'][i],
@@ -282,7 +269,7 @@ class CrossFormer(BaseModule):
             for i in stages[: last + 1]
         )
         self.apply(_init_linear)
-        self._freeze_stages()
+        self.train()  # freezes
 
     def init_weights(self) -> None:
         """Initialize as ``init_cfg`` says; pretrained weights must be whole."""
@@ -293,7 +280,7 @@ class CrossFormer(BaseModule):
         """Compute the feature maps of a batch of images.
 
         Args:
-            x (Tensor): Images ``[B, 3, H, W]`` of any size. A side shorter than 32 is
+            x (Tensor): Images ``[B, 3, H, W]`` of any size; a side shorter than 32 is
                 padded with zeros to 32 inside.
 
         Returns:
@@ -305,9 +292,8 @@ class CrossFormer(BaseModule):
         """
         check_images(x, self.in_channels)
         height, width = x.shape[2:]
-        bottom, right = (MIN_SIDE - smaller(side, MIN_SIDE) for side in (height, width))
-        x = self.patch_embed(F.pad(x, (0, right, 0, bottom)))
-        outs = []
+        bottom, right = (MIN_SIDE - smaller(side, MIN_SIDE) for side in x.shape[2:])
+        x, outs = self.patch_embed(F.pad(x, (0, right, 0, bottom))), []
         for i, stage in enumerate(self.layers):
             x = stage(x)
             if i in self.out_indices:
@@ -319,19 +305,6 @@ class CrossFormer(BaseModule):
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return tuple(outs)
-
-    def layer_depth(self, name: str) -> int:
-        """Return the depth of a parameter: 0 in the first embedding, then by block.
-
-        The embedding between two stages has the depth of the block before it.
-        """
-        if name.startswith('patch_embed.'):
-            return 0
-        _, stage, part, block, *_ = name.split('.')
-        before = sum(len(layer.blocks) for layer in self.layers[: int(stage)])
-        if part == 'downsample':
-            return before + len(self.layers[int(stage)].blocks)
-        return before + int(block) + 1
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return a parameter's depth and the number of layers, as MMPretrain asks.
@@ -346,24 +319,23 @@ class CrossFormer(BaseModule):
             return layers - 1, layers
         return self.layer_depth(param_name.removeprefix(prefix)), layers
 
+    def layer_depth(self, name: str) -> int:
+        """Return the depth of a parameter: 0 in the first embedding, then by block."""
+        if name.startswith('patch_embed.'):
+            return 0
+        _, stage, part, block, *_ = name.split('.')
+        before = sum(len(layer.blocks) for layer in self.layers[: int(stage)])
+        if part == 'downsample':  # as deep as the block before it
+            return before + len(self.layers[int(stage)].blocks)
+        return before + int(block) + 1
+
     def train(self, mode: bool = True) -> 'CrossFormer':
         """Set the training mode; frozen stages stay in evaluation mode."""
         super().train(mode)
-        self._freeze_stages()
+        if self.frozen_stages >= 0:
+            for module in (self.patch_embed, *self.layers[: self.frozen_stages]):
+                module.eval().requires_grad_(False)
         return self
-
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        for module in (self.patch_embed, *self.layers[: self.frozen_stages]):
-            module.eval()
-            module.requires_grad_(False)
-
-
-def linear_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
-    """Return a rate per stage and block that grows linearly from 0 over all blocks."""
-    rates = iter([last * i / max(sum(depths) - 1, 1) for i in range(sum(depths))])
-    return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -7,24 +7,9 @@ the cut with interval 1.
 
 from typing import NamedTuple
 
-from ..ops.partition import (
-    Grouping,
-    ceil_div,
-    choose,
-    group_tokens,
-    smaller,
-    ungroup_tokens,
-)
-
-__all__ = [
-    'GroupRule',
-    'Grouping',
-    'LDA_MODES',
-    'ceil_div',
-    'group_tokens',
-    'smaller',
-    'ungroup_tokens',
-]
+from ..ops.partition import Grouping, ceil_div, choose, smaller
+from ..ops.partition import group_tokens as group_tokens  # for who looks for it here
+from ..ops.partition import ungroup_tokens as ungroup_tokens
 
 LDA_MODES = ('interval', 'group')
 

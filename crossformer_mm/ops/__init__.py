@@ -6,22 +6,7 @@
 """
 
 from .accelerate import accelerate_cpu, is_faster_accelerated
-from .blockwise_attention import (
-    attention,
-    attention_weights,
-    plain_attention,
-    split_heads,
-    spread,
-)
+from .blockwise_attention import attention
 from .recompute import recompute
 
-__all__ = [
-    'accelerate_cpu',
-    'attention',
-    'attention_weights',
-    'is_faster_accelerated',
-    'plain_attention',
-    'recompute',
-    'split_heads',
-    'spread',
-]
+__all__ = ['accelerate_cpu', 'attention', 'is_faster_accelerated', 'recompute']

@@ -85,7 +85,7 @@ def attention_weights(
     scores = q @ k.transpose(2, 3) * scale
     if table is not None:
         scores = scores + spread(table, grouping).to(scores.dtype)
-    return _hide(scores, padding).softmax(-1)
+    return (scores if padding is None else _hide(scores, padding)).softmax(-1)
 
 
 def cut(
@@ -124,14 +124,8 @@ def spread(table: Tensor, grouping: Grouping) -> Tensor:
 
 class _BlockwiseAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        qkv: Tensor,
-        table: Tensor | None,
-        grouping: Grouping,
-        heads: int,
-        scale: float,
-    ) -> Tensor:
-        return attention_forward(qkv, table, grouping, heads, scale)
+    def forward(qkv: Tensor, table: Tensor | None, *settings: Any) -> Tensor:
+        return attention_forward(qkv, table, *settings)
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], _: Tensor) -> None:
@@ -266,7 +260,7 @@ def _block_backward(
             by_head += bias[:, rows]
         if padding is not None:
             by_group = scores.unflatten(0, (len(padding), -1))
-            by_group.masked_fill_(padding[:, None, None], _lowest(scores))
+            by_group.masked_fill_(padding[:, None, None], torch.finfo(q.dtype).min)
         weights = scores.softmax(-1)
         grad_v.baddbmm_(weights.mT, grad[:, rows])
         grad_weights = torch.bmm(grad[:, rows], v.mT)
@@ -297,21 +291,13 @@ def _offset_places(side: int, device: torch.device) -> Tensor:
     return (place[:, None] - place + side - 1).flatten()
 
 
-def _hide(scores: Tensor, padding: Tensor | None) -> Tensor:
-    """Give padding the lowest score, so that the softmax leaves it no weight."""
-    if padding is None:
-        return scores
-    return scores.masked_fill(padding[:, None, None], _lowest(scores))
-
-
-def _lowest(scores: Tensor) -> float:
-    """Return the lowest finite number: -inf would make a group of padding only NaN."""
-    return torch.finfo(scores.dtype).min
+def _hide(scores: Tensor, padding: Tensor) -> Tensor:
+    """Give padding the lowest finite score: -inf makes a group of padding only NaN."""
+    return scores.masked_fill(padding[:, None, None], torch.finfo(scores.dtype).min)
 
 
 def _block_scores(q: Tensor) -> int:
-    # Any accelerator's limit is that of a GPU.
-    return BLOCK_SCORES.get(q.device.type, BLOCK_SCORES['cuda'])
+    return BLOCK_SCORES.get(q.device.type, BLOCK_SCORES['cuda'])  # any accelerator's
 
 
 def _slices(end: int, step: int) -> Iterator[slice]:

@@ -2,7 +2,7 @@ import torch
 
 from crossformer_mm.models.partition import Grouping
 from crossformer_mm.models.position_bias import DynamicPositionBias
-from crossformer_mm.ops import spread
+from crossformer_mm.ops.blockwise_attention import spread
 
 
 def test_offsets_are_query_minus_key():

@@ -5,7 +5,7 @@ import torch
 
 from crossformer_mm import ops
 from crossformer_mm.ops import blockwise_attention as module
-from crossformer_mm.ops import plain_attention
+from crossformer_mm.ops.blockwise_attention import plain_attention
 from crossformer_mm.ops.partition import Grouping
 
 HEADS, SCALE = 2, 0.3
