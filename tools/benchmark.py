@@ -3,12 +3,13 @@
     python tools/benchmark.py
     python tools/benchmark.py --networks "CrossFormer-S group" \
         --shapes 256x256 512x512 1024x1024 2048x2048 --out work_dirs/scaling
+    python tools/benchmark.py --device cuda
 
 Each measurement is a process of its own, and the networks take turns, so that a machine
 that slows down slows all of them. Ratios are to the first network. What was measured is
 appended to OUT/benchmark.csv line by line; the table of medians and OUT/benchmark.png
-are made from it at the end. On a GPU, `--fit GIB` also looks for the largest training
-batch in that much memory.
+are made from it at the end. On a GPU, `benchmark_gpu.py` does its fixed list of
+measurements instead.
 """
 
 import argparse
@@ -41,10 +42,14 @@ NETWORKS = {
     'ResNet-50': dict(type='mmdet.ResNet', depth=50, norm_eval=False),
     'CrossFormer-S interval': dict(DENSE, lda_mode='interval'),
     'CrossFormer-S group': dict(DENSE, lda_mode='group'),
+    'CrossFormer-S interval, accelerated': dict(
+        DENSE, lda_mode='interval', accelerate=True
+    ),
+    'CrossFormer-S group, accelerated': dict(DENSE, lda_mode='group', accelerate=True),
 }
 COLUMNS = (
     *('task', 'network', 'height', 'width', 'batch', 'device', 'dtype', 'with_cp'),
-    *('compile', 'seconds', 'peak_mib', 'idle_mib', 'gmacs', 'gflops', 'largest_batch'),
+    *('compile', 'seconds', 'peak_mib', 'idle_mib', 'gmacs', 'gflops'),
 )
 
 Job = dict[str, Any]
@@ -53,6 +58,11 @@ Job = dict[str, Any]
 def main() -> None:
     """Measure, then report."""
     args = parse_args()
+    if args.device == 'cuda':
+        from benchmark_gpu import run
+
+        run(args.out)
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / 'benchmark.csv'
     if path.exists():
@@ -62,7 +72,7 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for job in track(todo, 'Measuring'):
-            writer.writerow(job | measure(job, args.fit))
+            writer.writerow(job | measure(job))
             file.flush()
     report(path)
 
@@ -105,11 +115,8 @@ def parse_args() -> argparse.Namespace:
     )
     add('--with-cp', action='store_true', help='recompute blocks in backward')
     add('--compile', action='store_true', help='torch.compile each network')
-    add('--fit', type=float, metavar='GIB', help='GPU memory to fill with a batch')
     add('--out', type=Path, default=Path('work_dirs/benchmark'), metavar='OUT')
     args = parser.parse_args()
-    if args.fit and args.device != 'cuda':
-        parser.error('--fit needs --device cuda')
     if args.with_cp and 'PVTv2-B2' in args.networks:
         parser.error('PVTv2-B2 has no with_cp: name other networks with --networks')
     return args
@@ -137,13 +144,11 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
         yield dict(task='matmul') | machine
         for task in args.tasks:
             yield from (job | options for job in each(task))
-    if args.fit:
-        yield from (job | options | dict(batch='') for job in each('fit'))
 
 
-def measure(job: Job, fit_gib: float | None) -> Job:
+def measure(job: Job) -> Job:
     """Do one job in a process of its own."""
-    order = job | dict(network=NETWORKS.get(job.get('network')), fit_gib=fit_gib)
+    order = job | dict(network=NETWORKS.get(job.get('network')))
     command = [sys.executable, WORKER, json.dumps(order)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -59,7 +59,7 @@ def table(rows: Rows) -> Table:
     """Tabulate the medians, their ratios to the first network and the rate reached."""
     settings = next(row for row in rows if row['task'] in TASKS)
     seconds, memory = medians(rows, 'seconds'), medians(rows, 'peak_mib')
-    macs, batches = medians(rows, 'gmacs'), medians(rows, 'largest_batch')
+    macs = medians(rows, 'gmacs')
     (rate,) = medians(rows, 'gflops').values()
     batch, first = int(settings['batch']), settings['network']
     result = Table(
@@ -71,8 +71,6 @@ def table(rows: Rows) -> Table:
         result.add_column(name, no_wrap=True)
     for name in ('ms', 'x', 'MiB', 'x', 'images/s', 'rate'):
         result.add_column(name, justify='right', no_wrap=True)
-    if batches:
-        result.add_column('largest batch', justify='right')
     order = sorted(seconds, key=lambda key: (key[2], key[1]))  # task, then size
     for (task, size), keys in groupby(order, key=lambda key: (key[2], key[1])):
         time, space = seconds[first, size, task], memory[first, size, task]
@@ -86,7 +84,6 @@ def table(rows: Rows) -> Table:
                 *(f'{memory[key]:.0f}', f'{memory[key] / space:.2f}'),
                 f'{batch / seconds[key]:.2f}',
                 f'{gflop / seconds[key] / rate:.0%}',
-                *(f'{n:.0f}' for n in [batches.get((network, size, 'fit'))] if n),
             )
         result.add_section()
     return result

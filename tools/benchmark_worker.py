@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from model_cost import flop_counter
 from torch import Tensor, nn
 
-import crossformer_mm  # noqa: F401 - registers CrossFormer
+from crossformer_mm.ops import accelerate_cpu
 
 Job = dict[str, Any]
 MEBIBYTE = 1024**2
@@ -26,13 +26,13 @@ def main() -> None:
     """Do the job of the command line."""
     job = json.loads(sys.argv[1])
     torch.manual_seed(0)
-    tasks = dict(count=count, matmul=matmul, eval=steps, train=steps, fit=fit)
+    tasks = dict(count=count, matmul=matmul, eval=steps, train=steps)
     print(json.dumps(tasks[job['task']](job)))
 
 
 def count(job: Job) -> Job:
     """Count the multiply-adds of a forward pass of one image, in 10^9."""
-    model = build(job | dict(device='cpu', compile=False))
+    model = build(job | dict(compile=False))
     model.eval()
     with torch.no_grad(), flop_counter() as counter:
         model(torch.rand(1, 3, job['height'], job['width']))
@@ -42,24 +42,20 @@ def count(job: Job) -> Job:
 def matmul(job: Job) -> Job:
     """Measure the best rate of a large matrix product, in 10^9 operations a second."""
     dtype = getattr(torch, job['dtype'])
-    a, b = torch.rand(2, MATRIX, MATRIX, device=job['device']).to(dtype)
-    seconds = min(timed(lambda: a @ b, job['device']))
+    a, b = torch.rand(2, MATRIX, MATRIX).to(dtype)
+    seconds = min(timed(lambda: a @ b))
     return dict(gflops=2 * MATRIX**3 / seconds / 1e9)
 
 
 def steps(job: Job) -> Job:
-    """Time a step and measure its peak memory, in MiB.
+    """Time a step and measure the peak of the process's resident set, in MiB.
 
-    On a CPU that is the peak of the process's resident set; ``idle_mib`` of it were
-    there before the network. On a GPU it is what torch has allocated.
+    ``idle_mib`` of it were there before the network.
     """
     idle = psutil.Process().memory_info().rss
     step = make_step(build(job), job)
-    seconds = sorted(timed(step, job['device']))
-    if job['device'] == 'cuda':
-        idle, peak = 0, torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds = sorted(timed(step))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return dict(
         seconds=seconds[len(seconds) // 2],
         peak_mib=peak / MEBIBYTE,
@@ -67,42 +63,13 @@ def steps(job: Job) -> Job:
     )
 
 
-def fit(job: Job) -> Job:
-    """Find the largest batch of a training step in ``fit_gib`` of GPU memory."""
-    share = job['fit_gib'] * 1024**3 / torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(share, 1.0))
-    model = build(job)
-
-    def fits(batch: int) -> bool:
-        try:
-            make_step(model, job | dict(task='train', batch=batch))()
-        except torch.OutOfMemoryError:
-            return False
-        finally:
-            model.zero_grad()
-            torch.cuda.empty_cache()
-        return True
-
-    return dict(largest_batch=largest(fits))
-
-
-def largest(fits: Callable[[int], bool]) -> int:
-    """Find the largest number that fits, 0 where 1 does not."""
-    above = 1
-    while fits(above):
-        above *= 2
-    below = above // 2
-    while above - below > 1:
-        middle = (below + above) // 2
-        below, above = (middle, above) if fits(middle) else (below, middle)
-    return below
-
-
 def build(job: Job) -> nn.Module:
-    """Build the job's network on its device."""
-    with_cp = dict(with_cp=True) if job.get('with_cp') else {}  # not all know it
-    model = MODELS.build(job['network'] | with_cp)
-    model.to(job['device'])
+    """Build the job's network."""
+    network = dict(job['network'])
+    accelerate = network.pop('accelerate', False)
+    if job.get('with_cp'):  # not all know it
+        network['with_cp'] = True
+    model = accelerate_cpu(MODELS.build(network), accelerate)
     return torch.compile(model) if job['compile'] else model
 
 
@@ -111,13 +78,13 @@ def make_step(model: nn.Module, job: Job) -> Callable[[], None]:
     train = job['task'] == 'train'
     model.train(train)
     shape = job['batch'], 3, job['height'], job['width']
-    images = torch.rand(shape, device=job['device'])
+    images = torch.rand(shape)
     dtype = getattr(torch, job['dtype'])
 
     def step() -> None:
         with (
             torch.set_grad_enabled(train),
-            torch.autocast(job['device'], dtype, enabled=dtype != torch.float32),
+            torch.autocast('cpu', dtype, enabled=dtype != torch.float32),
         ):
             maps: tuple[Tensor, ...] = model(images)
             loss = sum(x.float().mean() for x in maps)
@@ -128,14 +95,12 @@ def make_step(model: nn.Module, job: Job) -> Callable[[], None]:
     return step
 
 
-def timed(step: Callable[[], Any], device: str) -> list[float]:
+def timed(step: Callable[[], Any]) -> list[float]:
     """Time a step again and again, after one in which everything is set up."""
 
     def once() -> float:
         start = time.perf_counter()
         step()
-        if device == 'cuda':
-            torch.cuda.synchronize()
         return time.perf_counter() - start
 
     once()

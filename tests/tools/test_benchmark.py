@@ -1,6 +1,8 @@
 """The benchmark's arithmetic, and one run of it."""
 
 import csv
+import os
+import re
 import subprocess
 import sys
 
@@ -71,9 +73,38 @@ def test_exponent_is_of_what_the_network_adds(measurements):
 
 @pytest.mark.parametrize('limit', [0, 1, 2, 3, 7, 8, 100])
 def test_largest_batch(limit):
-    from benchmark_worker import largest
+    from benchmark_gpu import largest
 
     assert largest(lambda batch: batch <= limit) == limit
+
+
+def test_gpu_part_without_a_gpu(monkeypatch, tmp_path, capsys):
+    """All but the search for the largest batch, on the CPU at small sizes."""
+    import benchmark_gpu
+
+    monkeypatch.setattr(benchmark_gpu, 'SHAPES', [(64, 96)])
+    monkeypatch.setattr(benchmark_gpu, 'BATCHES', [1, 2])
+    monkeypatch.setattr(benchmark_gpu, 'GROUPS', benchmark_gpu.GROUPS[:1])
+    monkeypatch.setattr(benchmark_gpu, 'SECONDS', 0.01)
+    benchmark_gpu.run(tmp_path, 'cpu')
+    printed = capsys.readouterr().out
+    errors = [float(x) for x in re.findall(r'(\d\.\de-\d+)', printed)]
+    assert max(errors[:3]) < 1e-5 and max(errors) < 0.02  # float32, bfloat16
+    with (tmp_path / 'benchmark_gpu.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 2 * 2 * 2 * 2
+    assert all(float(row['ms']) > 0 for row in rows)
+
+
+def test_gpu_part_needs_no_mmdet_nor_mmcv():
+    code = (
+        'import sys\n'
+        'for name in ("mmcv", "mmdet", "mmseg"):\n'
+        '    sys.modules[name] = None  # an import of it raises ImportError\n'
+        'import benchmark, benchmark_gpu\n'
+    )
+    env = os.environ | dict(PYTHONPATH=f'{TOOLS}{os.pathsep}{ROOT}')
+    subprocess.run([sys.executable, '-c', code], check=True, env=env)
 
 
 @pytest.mark.slow
