@@ -33,11 +33,7 @@ REMOVED = {
 
 
 def with_original_names(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a constructor take the original constructor's names of its arguments.
-
-    Raises:
-        ValueError: If an argument is given by both names, or has no place here.
-    """
+    """Let a constructor take the original constructor's names of its arguments."""
 
     @wraps(init)
     def call(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -65,10 +61,16 @@ def check_arguments(args: dict[str, Any]) -> None:
     for name in ('num_heads', 'group_size', 'crs_interval'):
         check_ints(name, args[name], stages)
     for name in ('drop_rate', 'attn_drop_rate', 'drop_path_rate'):
-        check_rate(name, args[name])
+        if not isinstance(args[name], int | float) or not 0 <= args[name] < 1:
+            raise ValueError(f'{name} must be a number in [0, 1), got {args[name]!r}.')
     for name in ('in_channels', 'mlp_ratio'):
-        check_positive(name, args[name])
-    check_subset('out_indices', args['out_indices'], range(stages))
+        if not isinstance(args[name], int | float) or args[name] <= 0:
+            raise ValueError(f'{name} must be a number above 0, got {args[name]!r}.')
+    if not args['out_indices'] or not set(args['out_indices']) <= set(range(stages)):
+        raise ValueError(
+            f'out_indices must hold one or more of {list(range(stages))}, got '
+            f'{args["out_indices"]!r}.'
+        )
     check_choice('frozen_stages', args['frozen_stages'], range(-1, stages + 1))
     check_choice('lda_mode', args['lda_mode'], LDA_MODES)
     ablations = "; others are there once custom_imports has 'crossformer_mm.ablations'"
@@ -104,13 +106,12 @@ def check_images(x: Tensor, in_channels: int) -> None:
     Raises:
         ValueError: If it is not ``[B, in_channels, H, W]``, or empty.
     """
-    if x.dim() != 4 or x.shape[1] != in_channels:
-        raise ValueError(
-            f'The input must be [B, {in_channels}, H, W] (in_channels={in_channels}), '
-            f'got {list(x.shape)}.'
-        )
-    if 0 in x.shape:
-        raise ValueError(f'The input holds no image: its shape is {list(x.shape)}.')
+    shape = list(x.shape)
+    if len(shape) != 4 or shape[1] != in_channels:
+        wanted = f'[B, {in_channels}, H, W] (in_channels={in_channels})'
+        raise ValueError(f'The input must be {wanted}, got {shape}.')
+    if 0 in shape:
+        raise ValueError(f'The input holds no image: its shape is {shape}.')
 
 
 def check_ints(name: str, value: Sequence[int], length: int | None = None) -> None:
@@ -132,32 +133,8 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any], more: str = '') 
         raise ValueError(f'{name} must be one of {list(allowed)}, got {value!r}{more}.')
 
 
-def check_subset(name: str, value: Sequence[Any], allowed: Iterable[Any]) -> None:
-    """Check that ``value`` holds at least one of ``allowed``, and nothing else."""
-    if not value or not set(value) <= set(allowed):
-        raise ValueError(
-            f'{name} must hold one or more of {list(allowed)}, got {value!r}.'
-        )
-
-
-def check_positive(name: str, value: float) -> None:
-    """Check that ``value`` is above 0."""
-    if not isinstance(value, int | float) or value <= 0:
-        raise ValueError(f'{name} must be a number above 0, got {value!r}.')
-
-
-def check_rate(name: str, value: float) -> None:
-    """Check that ``value`` is a probability below 1."""
-    if not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f'{name} must be a number from 0 to below 1, got {value!r}.')
-
-
 def check_kernels(name: str, value: Sequence[int], stride: int, width: int) -> None:
-    """Check the kernel sizes of a cross-scale embedding.
-
-    Each kernel has to be centred on its token, and the width has to split into a half,
-    a quarter, ... of the channels.
-    """
+    """Check that kernels are centred on tokens, and can share the width."""
     check_ints(name, value)
     if any(k < stride or (k - stride) % 2 for k in value):
         raise ValueError(

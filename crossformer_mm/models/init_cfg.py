@@ -23,12 +23,9 @@ def read_init_cfg(init_cfg: InitCfg) -> dict[str, Any] | list[dict[str, Any]] | 
 
 
 def with_whole_backbone(init_cfg: InitCfg) -> list[dict[str, Any]]:
-    """Let the Pretrained entries load whole files or nothing.
-
-    ``crossformer_mm.checkpoint`` registers what does it. They come last, since MMEngine
-    puts last only those entries that it knows.
-    """
+    """Let Pretrained entries load whole files by ``checkpoint.PretrainedBackbone``."""
     entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
     pretrained = [entry for entry in entries if entry['type'] in PRETRAINED]
     others = [entry for entry in entries if entry not in pretrained]
+    # MMEngine puts only those that it knows last by itself.
     return others + [dict(entry, type='PretrainedBackbone') for entry in pretrained]

@@ -47,12 +47,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
-        # The output of the GELU, the widest of a block's activations, would be a
-        # quarter of what a training step keeps. A hook on fc2, such as that of
-        # spectral_norm, is called once for each forward pass.
-        hooked = self.fc2._forward_pre_hooks or self.fc2._forward_hooks
         x = self.fc1(x)
-        return recompute(self._act_and_fc2, x, enabled=self.training and not hooked)
+        # The output of the GELU, the widest of a block's activations, would be a
+        # quarter of what a training step keeps. A hook on fc2, such as spectral_norm's,
+        # is not called again in the backward pass.
+        hooked = self.fc2._forward_pre_hooks or self.fc2._forward_hooks
+        if self.training and not hooked:
+            return recompute(self._act_and_fc2, x)
+        return self._act_and_fc2(x)
 
     def _act_and_fc2(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(self.act(x))))

@@ -9,9 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from .state import is_compiling, needs_plain_operations
 
 
-def recompute(
-    function: Callable[[Tensor], Tensor], x: Tensor, enabled: bool = True
-) -> Tensor:
+def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return ``function(x)``; keep only x for the backward pass.
 
     The plain twin is ``function(x)``. A training step of CrossFormer-S at 800 x 1344
@@ -22,11 +20,9 @@ def recompute(
     Args:
         function (Callable): What to compute, on tensors alone.
         x (Tensor): Its argument.
-        enabled (bool): Whether to recompute. Defaults to True.
     """
     # The compiler chooses by itself what it recomputes.
-    if not enabled or is_compiling() or needs_plain_operations():
-        return function(x)
-    if not torch.is_grad_enabled():
+    plain = is_compiling() or needs_plain_operations()
+    if plain or not torch.is_grad_enabled():
         return function(x)
     return checkpoint(function, x, use_reentrant=False)
