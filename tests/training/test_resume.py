@@ -3,8 +3,8 @@
 import logging
 
 import torch
-
 from crossformer_mm.resume import checkpoints, newest_whole_checkpoint
+
 from tests.conftest import DETECTOR
 
 LOGGER = logging.getLogger('test')
