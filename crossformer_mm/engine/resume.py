@@ -75,13 +75,12 @@ def newest_checkpoint(runner: Runner) -> str | None:
     noted = note.read_text(errors='replace').strip() if note.is_file() else ''
     if '://' in noted:
         return noted  # left to MMEngine
-    paths = saved_checkpoints(runner)
-    if noted:
-        # The folder may have been moved or copied since.
-        here = [path for path in paths if path.name == Path(noted).name]
-        latest = here[0] if here else Path(noted)
-        if latest.is_file():
-            paths = [latest, *(path for path in paths if path != latest)]
+    # The folder may have been moved or copied since: its own files go first.
+    latest = Path(noted)
+    paths = saved_checkpoints(runner, latest.name)
+    if not paths and latest.is_file():
+        paths = [latest]
+    paths.sort(key=lambda path: (path != latest, path.name != latest.name))
 
     saved, problems = {}, {}
     for path in paths:
@@ -91,7 +90,7 @@ def newest_checkpoint(runner: Runner) -> str | None:
             problems[path] = error
             continue
         saved[path] = str(meta.get('time', '')), meta['iter'], meta['epoch']
-        if noted and path == latest:
+        if path.name == latest.name:
             break
     newest = max(saved, key=saved.get, default=None)
     refused = [e for e in problems.values() if not isinstance(e, DamagedError)]
@@ -108,8 +107,8 @@ def newest_checkpoint(runner: Runner) -> str | None:
     return newest and str(newest)
 
 
-def saved_checkpoints(runner: Runner) -> list[Path]:
-    """List the files that the hooks of a runner have saved by now."""
+def saved_checkpoints(runner: Runner, name: str) -> list[Path]:
+    """List what the hooks of a runner have saved by now, and files of a ``name``."""
     work_dir = Path(runner.work_dir)
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     folders = {work_dir} | {
@@ -119,9 +118,10 @@ def saved_checkpoints(runner: Runner) -> list[Path]:
     }
     templates = {*TEMPLATES, *(hook.filename_tmpl for hook in hooks)}
     # 'epoch_{}.pth' becomes r'epoch_\d+\.pth'.
-    names = '|'.join(re.sub(r'\\{.*?}', r'\\d+', re.escape(t)) for t in templates)
+    numbered = [re.sub(r'\\{.*?}', r'\\d+', re.escape(t)) for t in templates]
+    names = re.compile('|'.join([*numbered, re.escape(name)]))
     files = (path for folder in folders for path in folder.glob('*') if path.is_file())
-    return sorted(path for path in files if re.fullmatch(names, path.name))
+    return sorted(path for path in files if names.fullmatch(path.name))
 
 
 def read_meta(path: Path) -> dict[str, Any]:
