@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
 from torch import nn
 
 from crossformer_mm import CheckedRunner
@@ -204,3 +206,69 @@ def test_a_whole_checkpoint_is_said_to_be(runner, saved):
     training = runner(Detector(), load_from=str(path))
     start(training)
     assert f'Loaded {path}: the whole Detector' in log(training)
+
+
+# Pure-Python configs
+
+PURE_PYTHON = """
+from mmengine.dataset import DefaultSampler
+from mmengine.model.weight_init import PretrainedInit
+from mmengine.optim import OptimWrapper
+from torch.optim import AdamW
+
+from crossformer_mm import {runner}, EpochSeedHook
+from tests.checkpoint.kinds import Detector
+from tests.engine.test_runner import Images
+
+default_scope = 'mmengine'
+custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
+runner_type = {runner_type}
+model = dict(
+    type=Detector,
+    variant='tiny',
+    init_cfg=dict(type=PretrainedInit, checkpoint={checkpoint!r}),
+)
+train_dataloader = dict(
+    dataset=dict(type=Images), sampler=dict(type=DefaultSampler, shuffle=False)
+)
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3))
+custom_hooks = [dict(type=EpochSeedHook)]
+work_dir = {work_dir!r}
+"""
+
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return dict(images=torch.zeros(3, 32, 32))
+
+
+@pytest.mark.parametrize('runner_type', ['CheckedRunner', "'CheckedRunner'"])
+def test_a_pure_python_config_and_its_dump_are_strict(runner_type, tmp_path):
+    path, work_dir = tmp_path / 'pretrained.pth', tmp_path / 'run'
+    (tmp_path / 'config.py').write_text(
+        PURE_PYTHON.format(
+            runner='CheckedRunner',
+            runner_type=runner_type,
+            checkpoint=str(path),
+            work_dir=str(work_dir),
+        )
+    )
+    for config in (tmp_path / 'config.py', work_dir / 'config.py'):
+        for variant in ('tiny', 'deep'):
+            kinds.classifier(path, variant)
+            cfg = Config.fromfile(config)
+            cfg.experiment_name = f'{tmp_path} {config} {variant}'
+            training = RUNNERS.build(cfg)
+            assert type(training) is CheckedRunner
+            if variant == 'tiny':
+                loaded = start(training)
+                for name, weight in kinds.backbone_weights('tiny').items():
+                    assert torch.equal(loaded[f'backbone.{name}'], weight), name
+            else:
+                with pytest.raises(CheckpointError, match='CrossFormer-deep'):
+                    training.train()
+    assert "type='mmengine.model.weight_init.PretrainedInit'" in config.read_text()
