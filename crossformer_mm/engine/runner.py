@@ -1,6 +1,7 @@
 """MMEngine's runner, for trainings that fail early, clearly, and can go on."""
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,14 +64,20 @@ class CheckedRunner(Runner):
 
     @master_only
     def save_checkpoint(
-        self, out_dir: str, filename: str, client: Any = None, *args: Any, **kwargs: Any
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Write under another name first: MMEngine writes into the file itself."""
-        if '://' in out_dir or client or kwargs.get('backend_args'):
-            super().save_checkpoint(out_dir, filename, client, *args, **kwargs)
+        save = partial(super().save_checkpoint, out_dir)
+        if '://' in out_dir or file_client_args or kwargs.get('backend_args'):
+            save(filename, file_client_args, *args, **kwargs)
             return
         part = f'{filename}.part'
-        super().save_checkpoint(out_dir, part, client, *args, **kwargs)
+        save(part, None, *args, **kwargs)
         os.replace(os.path.join(out_dir, part), os.path.join(out_dir, filename))
 
     @property
@@ -88,6 +95,7 @@ class CheckedRunner(Runner):
         self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module
     ) -> nn.Module:
         """Wrap the model for several processes; MMEngine's default names a GPU."""
+        # The model is built; nothing holds its parameters yet.
         if self._on_cpus and model_wrapper_cfg is None:
             model_wrapper_cfg = dict(
                 type='MMDistributedDataParallel',

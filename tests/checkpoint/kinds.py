@@ -181,8 +181,11 @@ def runner(work_dir, model, epochs=1, kind=Runner, **kwargs):
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
         param_scheduler=dict(type='MultiStepLR', milestones=[1]),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
-        **{'experiment_name': work_dir.name, **kwargs},
+        **{
+            'default_hooks': dict(logger=dict(type='LoggerHook', interval=1)),
+            'experiment_name': work_dir.name,
+            **kwargs,
+        },
     )
 
 

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 
 from crossformer_mm import CheckedRunner
 from crossformer_mm.checkpoint import CheckpointError
+from tests.conftest import ONEDL  # it unpickles freely what is foreign
 
 CONFIG = """
 load_from = {load_from!r}
@@ -215,7 +216,7 @@ class Folder:
         def record(name, meta, count):
             self.noted, order = name, next(self.order)
             self.saved[name] = Saved(
-                meta['iter'], meta['epoch'], count, order, run.foreign
+                meta['iter'], meta['epoch'], count, order, run.foreign and not ONEDL
             )
 
         runner.record = record

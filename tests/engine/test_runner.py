@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.registry import RUNNERS
 from torch import nn
 
@@ -36,7 +37,7 @@ def runner(tmp_path):
 
     def make(model, **kwargs):
         name = f'{tmp_path} {next(numbers)}'  # MMEngine keeps loggers by their names
-        options = dict(kind=CheckedRunner, experiment_name=name, **kwargs)
+        options = dict(kind=CheckedRunner, experiment_name=name) | kwargs
         return kinds.runner(tmp_path / 'run', model, **options)
 
     return make
@@ -137,6 +138,51 @@ def test_weights_of_the_heads_alone_need_the_backbones_file(runner, saved, tmp_p
     model = Detector(pretrained(tmp_path / 'nowhere.pth'))
     with pytest.raises(CheckpointError, match='saved.pth holds no CrossFormer'):
         runner(model, load_from=str(path), cfg=dict(strict=False)).train()
+
+
+# Where checkpoints are
+
+
+@register_backend('mapped')
+class Mapped(LocalBackend):
+    """Puts what is written to ``far/`` elsewhere."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def put(self, obj, filepath):
+        super().put(obj, str(filepath).replace('far/', f'{self.place}/'))
+
+
+def test_files_appear_under_their_own_names_alone(runner, tmp_path):
+    training = runner(Detector())
+    training.train()
+    best = dict(filename='best.pth', file_client_args=None, backend_args=None)
+    training.save_checkpoint(training.work_dir, **best)  # as for save_best
+    far = dict(backend='mapped', place=str(tmp_path / 'there'))
+    training.save_checkpoint('far/', 'far.pth', backend_args=far)
+    names = {path.name for path in tmp_path.rglob('*') if path.is_file()}
+    assert {'epoch_1.pth', 'best.pth', 'far.pth'} <= names
+    assert not [name for name in names if name.endswith('.part')]
+
+
+@pytest.mark.parametrize('note', [True, False])
+@pytest.mark.parametrize('renamed', [True, False])
+def test_hooks_may_save_elsewhere_and_by_other_names(note, renamed, runner, tmp_path):
+    def hooks(name='snapshot_{:03d}.pth'):
+        elsewhere = tmp_path / 'elsewhere'
+        hook = dict(type='CheckpointHook', out_dir=str(elsewhere), filename_tmpl=name)
+        return dict(checkpoint=hook)
+
+    training = runner(Detector(), default_hooks=hooks())
+    training.train()
+    assert (tmp_path / 'elsewhere' / 'run' / 'snapshot_001.pth').is_file()
+    if not note:
+        (tmp_path / 'run' / 'last_checkpoint').unlink()
+    later = hooks('epoch_{}.pth') if note and renamed else hooks()
+    resumed = runner(Detector(), default_hooks=later, resume=True, epochs=2)
+    resumed.train()
+    assert resumed.iter == 4 and 'resumed epoch: 1' in log(resumed)
 
 
 # Checkpoints that are not the network's
