@@ -171,6 +171,7 @@ class Folder:
         finally:
             for handler in runner.logger.handlers:
                 handler.close()
+            runner.logger.handlers.clear()
         if expected == 'stop':
             assert stopped, 'trains'
             assert content(self.path) == before
