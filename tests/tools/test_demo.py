@@ -104,7 +104,7 @@ def test_a_checkpoint_of_another_network_stops(images, mini_coco, tmp_path):
     )
     assert run.returncode == 1
     assert f'demo: {weights} does not fit the RetinaNet: ' in run.stderr
-    assert ' missing (' in run.stderr and ' unknown (rpn_head.' in run.stderr
+    assert ' missing (' in run.stderr and ' unknown (roi_head.' in run.stderr
     assert not (tmp_path / 'out').exists()
 
 
