@@ -3,5 +3,5 @@ _base_ = [
     '_base_/coco_instance.py',
     '_base_/schedule_1x.py',
     'mmdet::_base_/default_runtime.py',
-    '_base_/runtime.py',
+    '_base_/runtime_mmdet.py',
 ]

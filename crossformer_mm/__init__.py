@@ -10,12 +10,14 @@ configs inherit from ``mmseg::`` with the OneDL forks.
 """
 
 from .checkpoint import allow_mmengine_checkpoints
-from .layer_decay import LayerDecayOptimWrapperConstructor
+from .engine import (
+    CheckedRunner,
+    EpochSeedHook,
+    LayerDecayOptimWrapperConstructor,
+)
 from .models import *  # noqa: F403
 from .models import __all__ as _models
 from .onedl import find_mmseg_by_its_module
-from .resume import EpochSeedHook
-from .runner import CheckedRunner
 from .version import __version__
 
 __all__ = [

@@ -67,7 +67,8 @@ def copy_config(path: Path, folder: Path) -> Path:
     target = folder / path.name
     if target.exists():
         fail(f'{target} is there already: choose another folder, or remove it')
-    config = Config.fromfile(path)
+    # What an environment variable sets, such as COCO_ROOT, it sets in the copy too.
+    config = Config.fromfile(path, use_environment_variables=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The copy appears complete or not at all.

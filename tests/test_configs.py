@@ -46,6 +46,10 @@ def name_of(path):
 def test_builds_with_the_published_number_of_parameters(path):
     cfg = Config.fromfile(path)
     assert cfg.custom_imports['imports'] == ['crossformer_mm']
+    # It names the comma that a single class lacks.
+    assert cfg.runner_type == 'CheckedRunner'
+    hooks = [hook.type for hook in cfg.custom_hooks]
+    assert ('NumClassCheckHook' in hooks) == (cfg.default_scope == 'mmdet')
     with torch.device('meta'):
         model = build(cfg)
     metadata = MODELS_IN_INDEX.get(path.stem, {}).get('Metadata', {})

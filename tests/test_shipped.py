@@ -1,6 +1,7 @@
 """The command crossformer-config."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -58,6 +59,28 @@ def test_copy_is_one_file_that_equals_the_original(command, tmp_path):
     assert Config.fromfile(copy).to_dict() == original.to_dict()
     with pytest.raises(SystemExit, match='is there already'):
         command(NAME, '--copy', tmp_path / 'new')
+
+
+@pytest.mark.parametrize(
+    ('name', 'variable'),
+    [
+        (NAME, 'COCO_ROOT'),
+        ('mask_rcnn_crossformer_s_fpn_3x_coco', 'COCO_ROOT'),
+        ('fpn_crossformer_t_mini_ade20k', 'ADE20K_ROOT'),
+    ],
+)
+def test_copy_keeps_the_variable_of_the_data(
+    command, name, variable, monkeypatch, tmp_path
+):
+    monkeypatch.setenv(variable, '/when/copied')
+    copy = command(name, '--copy', tmp_path)
+    assert '/when/copied' not in Path(copy).read_text()
+    monkeypatch.setenv(variable, '/when/used')
+    used = Config.fromfile(copy)
+    assert used.to_dict() == Config.fromfile(command(name).splitlines()[-1]).to_dict()
+    assert '/when/used' in str(used.train_dataloader)
+    monkeypatch.delenv(variable)
+    assert used.data_root != Config.fromfile(copy).data_root
 
 
 def test_copy_into_a_file_is_one_message(command, tmp_path):

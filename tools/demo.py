@@ -17,7 +17,11 @@ from typing import Any, NoReturn
 import cv2
 import numpy as np
 from mmengine.config import Config
+from torch import nn
 from tqdm import tqdm
+
+from crossformer_mm.checkpoint.fit import check_loaded
+from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -93,6 +97,7 @@ def detect(images: list[Path], args: argparse.Namespace) -> None:
     inferencer = DetInferencer(
         str(args.config), str(args.checkpoint), args.device, show_progress=False
     )
+    check_weights(inferencer.model, args)
     for image in tqdm(images, 'detecting', unit='image'):
         inferencer(
             str(image),
@@ -110,6 +115,7 @@ def segment(images: list[Path], args: argparse.Namespace) -> None:
         str(args.config), str(args.checkpoint), device=args.device
     )
     inferencer.show_progress = False
+    check_weights(inferencer.model, args)
     classes = inferencer.model.dataset_meta['classes']
     folder = args.out / 'preds'
     folder.mkdir(parents=True)
@@ -121,6 +127,16 @@ def segment(images: list[Path], args: argparse.Namespace) -> None:
             share=shares(labels, classes),
         )
         (folder / f'{image.stem}.json').write_text(json.dumps(found, indent=1))
+
+
+def check_weights(model: nn.Module, args: argparse.Namespace) -> None:
+    """Stop where the checkpoint is another network's: inferencers load what fits."""
+    strict = Config.fromfile(args.config).get('strict', True)
+    try:
+        content = read_checkpoint(str(args.checkpoint))
+        check_loaded(model, content, str(args.checkpoint), strict)
+    except CheckpointError as error:
+        fail(str(error))
 
 
 def shares(labels: np.ndarray, classes: Any) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from ..version import __version__
-from .fit import Fit, check_values, compare
+from .fit import Fit, as_float32, compare
 from .reader import CheckpointError
 from .recognize import (
     MMPRETRAIN_NAMES,
@@ -13,6 +13,8 @@ from .recognize import (
     Weights,
     backbone_shapes,
     classifier_shapes,
+    count_stages,
+    first_stages,
     full_name,
 )
 
@@ -32,7 +34,7 @@ def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, An
 
     Raises:
         CheckpointError: If the network has no such weights, or not all of them, or
-            they are no finite float32 numbers.
+            they are no finite numbers.
     """
     weights = select(network, target)
     if network.variant is None:
@@ -42,8 +44,7 @@ def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, An
             f'is no whole {full_name(network.variant)} {target}: {fit}. Get it again, '
             'or take its backbone alone, if that is whole, by --to backbone.'
         )
-    check_values(weights)
-    weights = {name: _alone(tensor) for name, tensor in weights.items()}
+    weights = {name: _alone(t) for name, t in as_float32(weights).items()}
     if target == 'original':
         return {'meta': meta, 'model': weights}
     if target != 'backbone':
@@ -70,7 +71,10 @@ def select(network: Network, target: str) -> Weights:
 def compare_with_variant(network: Network, weights: Weights) -> Fit:
     """Compare weights with the published variant, heads of OpenMMLab apart."""
     if network.kind != 'classifier':
-        return compare(network.backbone, backbone_shapes(network.variant))
+        # A detector may have been built without the last stages.
+        stages = count_stages(network.backbone)
+        needed = first_stages(backbone_shapes(network.variant), stages)
+        return compare(network.backbone, needed)
     whole = weights.keys() != network.backbone.keys()
     shapes = classifier_shapes if whole else backbone_shapes
     return compare(weights, shapes(network.variant))

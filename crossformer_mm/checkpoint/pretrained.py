@@ -1,15 +1,24 @@
 """Pretrained weights for a backbone: all of them, or an error."""
 
 import logging
+import os.path as osp
 from typing import Any
 
+from mmengine.fileio import exists
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 
-from .fit import check_values, compare
+from .fit import as_float32, compare, precision
+from .published import where_published
 from .reader import CheckpointError, naming, read_checkpoint
-from .recognize import Weights, full_name, recognize, shapes_of
+from .recognize import first_stages, full_name, recognize, shapes_of
+
+HELP = (
+    'Save it there as it is, or name another file with "--cfg-options '
+    'model.backbone.init_cfg.checkpoint=PATH". To train from scratch, add '
+    '"--cfg-options model.backbone.init_cfg=None".'
+)
 
 
 @WEIGHT_INITIALIZERS.register_module(force=True)
@@ -46,9 +55,17 @@ class PretrainedBackbone(PretrainedInit):
         Raises:
             CheckpointError: If the file cannot be used; the backbone is unchanged.
         """
-        with naming(self.checkpoint):
-            network = recognize(read_checkpoint(self.checkpoint), self.prefix or '')
-            given = without_unbuilt_stages(network.backbone, module)
+        path = osp.expanduser(self.checkpoint)
+        if '://' not in path and not exists(path):
+            raise CheckpointError(
+                f'Pretrained weights not found: {path} (init_cfg.checkpoint)\n'
+                f'{where_published(module.arch)} {HELP}'
+            )
+        with naming(path):
+            network = recognize(read_checkpoint(path), self.prefix or '')
+            given, built = network.backbone, len(module.layers)
+            if built < len(module.num_features):  # stages after the last output
+                given = first_stages(given, built)
             needed = shapes_of(module.state_dict())
             fit = compare(given, needed)
             looks_like = full_name(network.variant)
@@ -64,30 +81,14 @@ class PretrainedBackbone(PretrainedInit):
                     'the backbone of this file; strict=False in init_cfg loads what '
                     'fits and leaves the rest as it is.'
                 )
-            check_values(weights)
+            in_file, weights = precision(weights), as_float32(weights)
         module.load_state_dict(weights, strict=self.strict)
         if fit:
             told, level = f'{len(weights)} tensors, the whole backbone', logging.INFO
         else:
             told = f'{len(weights)} of {len(needed)} tensors of the backbone; {fit}'
             level = logging.WARNING
-        print_log(f'Loaded {self.checkpoint}, {looks_like}: {told}', 'current', level)
+        told = f'Loaded {path}, {looks_like}: {told}{in_file}'
+        print_log(told, 'current', level)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, self._get_init_info())
-
-
-def without_unbuilt_stages(weights: Weights, module: BaseModule) -> Weights:
-    """Leave out the stages after the backbone's last output, which it does not build.
-
-    Args:
-        weights (dict[str, Tensor]): All weights of a backbone.
-        module (CrossFormer): The backbone to load them into.
-    """
-    built, stages = len(module.layers), len(module.num_features)
-    if built == stages:
-        return weights
-    unbuilt = tuple(f'layers.{i}.' for i in range(built, stages))
-    unbuilt += (f'layers.{built - 1}.downsample.',)
-    return {
-        name: tensor for name, tensor in weights.items() if not name.startswith(unbuilt)
-    }

@@ -75,7 +75,7 @@ def recognize(content: Any, prefix: str = '') -> Network:
     for name, tensor in weights.items():
         inside = name.startswith(start)
         short = name.removeprefix(start if inside else root)
-        if reason := _reason_to_drop(short):
+        if reason := reason_to_drop(short):
             dropped[name] = reason
         elif inside and not short.startswith(CLASSIFIER_PARTS):
             backbone[short] = tensor
@@ -117,15 +117,35 @@ def classifier_shapes(variant: str) -> Shapes:
     }
 
 
+def count_stages(weights: dict[str, Any]) -> int:
+    """Count the stages of a backbone, whose later ones may not have been built."""
+    found = (re.match(r'layers\.(\d+)\.', name) for name in weights)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def first_stages(weights: dict[str, Any], stages: int) -> dict[str, Any]:
+    """Leave out what a backbone of the first few stages does not have.
+
+    Args:
+        weights (dict): Weights of a backbone, or their shapes, by name.
+        stages (int): How many there are to be.
+    """
+    later = tuple(f'layers.{i}.' for i in range(stages, count_stages(weights)))
+    later += (f'layers.{stages - 1}.downsample.',)
+    return {name: item for name, item in weights.items() if not name.startswith(later)}
+
+
 def nearest_variant(shapes: Shapes) -> str | None:
-    """Return the published variant that shares the most names and shapes, if any."""
+    """Return the published variant that shares the most names and shapes, if any.
 
-    def differences(variant: str) -> int:
-        return len(backbone_shapes(variant).items() ^ shapes.items())
-
-    nearest = min(ARCHS, key=differences)
-    known = differences(nearest) < len(backbone_shapes(nearest)) / 2
-    return nearest if known else None
+    Args:
+        shapes (dict[str, tuple]): Of a backbone that has all stages or the first few.
+    """
+    stages = count_stages(shapes)
+    expected = {arch: first_stages(backbone_shapes(arch), stages) for arch in ARCHS}
+    differences = {a: len(e.items() ^ shapes.items()) for a, e in expected.items()}
+    nearest = min(differences, key=differences.get)
+    return nearest if differences[nearest] < len(expected[nearest]) / 2 else None
 
 
 def full_name(variant: str | None) -> str:
@@ -176,15 +196,23 @@ def _has_tensors(value: Any) -> bool:
 def _find_backbone(weights: Weights, prefix: str) -> str:
     """Return what the names of the backbone's weights start with."""
     # The cross-scale embedding: no other network has its names.
-    starts = {
+    everywhere = {
         name.partition('patch_embed.projs.')[0]
         for name in weights
-        if 'patch_embed.projs.' in name and name.startswith(prefix)
+        if 'patch_embed.projs.' in name
     }
-    if not starts:
-        where = f' under {prefix!r}' if prefix else ''
+    starts = {start for start in everywhere if start.startswith(prefix)}
+    if everywhere and not starts:
+        others = ' or '.join(
+            f'prefix={start!r}' if start else 'no prefix'
+            for start in sorted(everywhere)
+        )
         raise CheckpointError(
-            f'holds no CrossFormer{where}: there is no patch_embed.projs.0.weight, but '
+            f'holds no CrossFormer under prefix={prefix!r}: take {others}.'
+        )
+    if not starts:
+        raise CheckpointError(
+            'holds no CrossFormer: there is no patch_embed.projs.0.weight, but '
             f'{first_few(weights)}.'
         )
     if len(starts) > 1:
@@ -195,7 +223,8 @@ def _find_backbone(weights: Weights, prefix: str) -> str:
     return starts.pop()
 
 
-def _reason_to_drop(name: str) -> str | None:
+def reason_to_drop(name: str) -> str | None:
+    """Say why a weight is of no use here, if it is not."""
     if name.startswith('ema_'):
         return 'a moving average of the weights'
     return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .convert import compare_with_variant, select
-from .recognize import Network, Weights, first_few, full_name
+from .fit import precision
+from .recognize import Network, Weights, count_stages, first_few, full_name
 
 
 def report_file(label: str, path: Path, sha256: str) -> Iterator[str]:
@@ -19,6 +20,7 @@ def report_network(network: Network, target: str) -> Iterator[str]:
     weights = select(network, target)
     yield _line('kind', network.kind)
     yield _line('variant', full_name(network.variant))
+    yield _line('stages', str(count_stages(network.backbone)))
     yield _line('used', f'{_count(weights)} for the {target}')
     dropped = network.dropped | {
         name: f'not part of the {target}'
@@ -39,7 +41,7 @@ def report_network(network: Network, target: str) -> Iterator[str]:
 
 def _count(weights: Weights) -> str:
     values = sum(tensor.numel() for tensor in weights.values())
-    return f'{len(weights)} tensors, {values / 1e6:.1f} M values'
+    return f'{len(weights)} tensors, {values / 1e6:.1f} M values{precision(weights)}'
 
 
 def _line(label: str, text: str) -> str:

@@ -24,7 +24,7 @@ from .archs import resolve_arch
 from .attention import ATTENTIONS
 from .checks import check_arguments, check_images, with_original_names
 from .embed import EMBEDDINGS, CrossScaleEmbedding, CrossScaleMerging
-from .init_cfg import InitCfg, read_init_cfg, with_whole_backbone
+from .init_cfg import InitCfg, as_list, with_whole_backbone
 from .mlp import MLP, DropPath
 from .partition import GroupRule, ceil_div, smaller
 from .position_bias import POSITION_BIASES
@@ -209,7 +209,7 @@ class CrossFormer(BaseModule):
         with_cp: bool = False,
         init_cfg: InitCfg = None,
     ) -> None:
-        super().__init__(init_cfg=read_init_cfg(init_cfg))
+        super().__init__(as_list(init_cfg) if isinstance(init_cfg, str) else init_cfg)
         settings = resolve_arch(
             arch,
             group_size=group_size,

@@ -3,29 +3,30 @@
 from typing import Any
 
 from mmengine.model import PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS
 
 InitCfg = dict[str, Any] | list[dict[str, Any]] | str | None
 
-# What MMEngine's own loading is called in an init_cfg; the last in a dumped config.
-PRETRAINED = (
-    'Pretrained',
-    'mmengine.Pretrained',
-    PretrainedInit,
-    'mmengine.model.weight_init.PretrainedInit',
-)
 
-
-def read_init_cfg(init_cfg: InitCfg) -> dict[str, Any] | list[dict[str, Any]] | None:
-    """Return an ``init_cfg`` of MMEngine, given one or the path of a checkpoint."""
+def as_list(init_cfg: InitCfg) -> list[dict[str, Any]]:
+    """Return the entries of an ``init_cfg``; the path of a checkpoint is one, too."""
     if isinstance(init_cfg, str):
-        return dict(type='Pretrained', checkpoint=init_cfg)
-    return init_cfg
+        init_cfg = dict(type='Pretrained', checkpoint=init_cfg)
+    return [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or ())
+
+
+def is_pretrained(entry: dict[str, Any]) -> bool:
+    """Return whether an entry is MMEngine's Pretrained: the class or any name of it."""
+    kind = entry.get('type')
+    if isinstance(kind, str):  # a dumped config has the dotted path
+        kind = WEIGHT_INITIALIZERS.get(kind)
+    return kind is PretrainedInit
 
 
 def with_whole_backbone(init_cfg: InitCfg) -> list[dict[str, Any]]:
     """Let Pretrained entries load whole files by ``checkpoint.PretrainedBackbone``."""
-    entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
-    pretrained = [entry for entry in entries if entry['type'] in PRETRAINED]
-    others = [entry for entry in entries if entry not in pretrained]
+    entries = as_list(init_cfg)
+    pretrained = [entry for entry in entries if is_pretrained(entry)]
+    others = [entry for entry in entries if not is_pretrained(entry)]
     # MMEngine puts only those that it knows last by itself.
     return others + [dict(entry, type='PretrainedBackbone') for entry in pretrained]

@@ -167,9 +167,9 @@ class Detector(BaseModel):
         return dict(loss=self.bbox_head(value[None]).square().sum())
 
 
-def runner(work_dir, model, epochs=1, **kwargs):
+def runner(work_dir, model, epochs=1, kind=Runner, **kwargs):
     """Make a runner with two iterations to an epoch, which logs each."""
-    return Runner(
+    return kind(
         model,
         str(work_dir),
         train_dataloader=dict(
@@ -181,9 +181,11 @@ def runner(work_dir, model, epochs=1, **kwargs):
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
         param_scheduler=dict(type='MultiStepLR', milestones=[1]),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
-        experiment_name=work_dir.name,
-        **kwargs,
+        **{
+            'default_hooks': dict(logger=dict(type='LoggerHook', interval=1)),
+            'experiment_name': work_dir.name,
+            **kwargs,
+        },
     )
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from crossformer_mm.checkpoint.convert import RECORD, convert, make_meta
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
-from crossformer_mm.checkpoint.recognize import recognize
+from crossformer_mm.checkpoint.recognize import count_stages, recognize
 from crossformer_mm.checkpoint.writer import write_checkpoint
 from tests import published
 from tests.checkpoint import kinds
@@ -185,9 +185,9 @@ def replace(weights, name, tensor):
             r'NaN or Inf \(head.bias\)',
         ),
         (
-            lambda w: replace(w, 'norm.bias', torch.zeros(128).half()),
+            lambda w: replace(w, 'norm.bias', torch.zeros(128).long()),
             'classifier',
-            r'not float32 \(norm.bias float16\)',
+            r'no floating point numbers \(norm.bias int64\)',
         ),
         (lambda w: None, 'detector', 'holds a classifier: no detector'),
     ],
@@ -197,6 +197,31 @@ def test_what_cannot_be_converted(change, target, error):
     change(weights)
     with pytest.raises(CheckpointError, match=error):
         convert(recognize({'model': weights}), target, {})
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_float32(dtype):
+    weights = {k: t.to(dtype) for k, t in kinds.classifier_weights('tiny').items()}
+    content = convert(recognize({'model': weights}), 'backbone', {})
+    expected = {name: weights[name].float() for name in kinds.backbone_weights('tiny')}
+    assert_equal(content['state_dict'], expected)
+
+
+@pytest.mark.parametrize('out_indices', [(0,), (1, 2), (0, 1, 2)])
+def test_a_detector_of_fewer_stages(out_indices):
+    network = dict(type='CrossFormer', arch='tiny', out_indices=out_indices)
+    backbone = MODELS.build(network).state_dict()
+    weights = {f'backbone.{name}': item for name, item in backbone.items()}
+    weights['bbox_head.weight'] = torch.zeros(3)
+    network = recognize({'state_dict': weights})
+    assert (network.kind, count_stages(network.backbone)) == (
+        'detector',
+        max(out_indices) + 1,
+    )
+    assert_equal(convert(network, 'detector', {})['state_dict'], weights)
+    del network.backbone['layers.0.blocks.0.mlp.fc1.bias']
+    with pytest.raises(CheckpointError, match='1 missing'):
+        convert(network, 'backbone', {})
 
 
 def test_the_backbone_of_a_classifier_of_other_classes():

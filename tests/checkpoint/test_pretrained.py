@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
+from safetensors.torch import save_file
 
 from crossformer_mm.checkpoint import CheckpointError, pretrained
 from tests.checkpoint import kinds
@@ -76,7 +77,16 @@ def test_in_a_list_it_comes_last(path):
     assert_loaded(model)
 
 
-@pytest.mark.parametrize('name', ['Pretrained', 'mmengine.Pretrained', PretrainedInit])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'Pretrained',
+        'mmengine.Pretrained',
+        'mmengine.model.weight_init.PretrainedInit',  # in a dumped config
+        PretrainedInit,  # in a pure-Python config
+        'PretrainedBackbone',
+    ],
+)
 def test_every_name_of_it(name, path):
     kinds.classifier(path, 'deep')
     init_cfg = dict(type=name, checkpoint=str(path), map_location='cpu')
@@ -97,7 +107,24 @@ def test_prefix(prefix, path):
     model = backbone(path, prefix=prefix)
     model.init_weights()
     assert_loaded(model)
-    assert_unchanged_by(backbone(path, prefix='neck.'), "no CrossFormer under 'neck.'")
+    message = assert_unchanged_by(backbone(path, prefix='neck.'), "prefix='neck.'")
+    assert message.endswith("take prefix='backbone.'.")
+
+
+def test_prefix_of_a_file_without_one(path):
+    kinds.classifier(path, 'tiny')
+    assert_unchanged_by(
+        backbone(path, prefix='backbone.'),
+        "no CrossFormer under prefix='backbone.': take no prefix",
+    )
+
+
+def test_a_missing_file_is_named_with_the_place_of_the_published_one(tmp_path):
+    message = assert_unchanged_by(
+        backbone(tmp_path / 'nowhere.pth', 'S'), 'Pretrained weights not found: '
+    )
+    assert f'{tmp_path}/nowhere.pth' in message
+    assert '/1RAkigsgr33va0RZ85S2Shs2BhXYcS6U8' in message
 
 
 def test_another_variant_stops(path):
@@ -158,10 +185,12 @@ def test_a_file_of_fewer_stages_stops(path):
 @pytest.mark.parametrize(
     ('change', 'error'),
     [
-        (lambda t: t.half(), r'not float32 \(patch_embed.norm.bias float16\)'),
-        (lambda t: t.bfloat16(), 'not float32'),
-        (lambda t: t.double(), 'not float32'),
-        (lambda t: t.long(), 'not float32'),
+        (
+            lambda t: t.long(),
+            r'no floating point numbers \(patch_embed.norm.bias',
+        ),
+        (lambda t: t.half() / 0, 'NaN or Inf'),
+        (lambda t: t.bfloat16() * float('nan'), 'NaN or Inf'),
         (lambda t: t / 0, r'1 weights with NaN or Inf \(patch_embed.norm.bias\)'),
         (lambda t: t * float('nan'), 'NaN or Inf'),
         (lambda t: t.to_sparse(), 'without values'),
@@ -175,6 +204,21 @@ def test_unusable_weights_stop(change, error, path):
     weights['patch_embed.norm.bias'] = change(weights['patch_embed.norm.bias'])
     torch.save({'model': weights}, path)
     assert_unchanged_by(backbone(path), error)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('save', [torch.save, save_file])
+def test_other_precisions_become_float32(dtype, save, path, log):
+    weights = {k: t.to(dtype) for k, t in kinds.backbone_weights('tiny').items()}
+    save(weights, path)
+    model = backbone(path)
+    model.init_weights()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[name].float()), name
+    ((level, line),) = log
+    assert level == logging.INFO
+    name = str(dtype).removeprefix('torch.')
+    assert line.endswith(f'the whole backbone, {len(weights)} of them {name}')
 
 
 def test_a_training_stops_before_its_first_iteration(path, tmp_path):

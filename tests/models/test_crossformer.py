@@ -200,7 +200,7 @@ def test_original_names_of_arguments(old, new):
 def test_a_path_is_a_pretrained_init_cfg():
     expected = dict(type='Pretrained', checkpoint='x.pth')
     for name in ('pretrained', 'init_cfg'):
-        assert CrossFormer('T', **{name: 'x.pth'}).init_cfg == expected
+        assert CrossFormer('T', **{name: 'x.pth'}).init_cfg == [expected]
 
 
 @pytest.mark.parametrize(

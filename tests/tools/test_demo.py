@@ -93,6 +93,21 @@ def test_segmentor(images, mini_ade20k, tmp_path):
     assert len(list((tmp_path / 'out' / 'vis').iterdir())) == 2
 
 
+@pytest.mark.slow
+def test_a_checkpoint_of_another_network_stops(images, mini_coco, tmp_path):
+    other = ROOT / 'configs' / 'retinanet_crossformer_t_fpn_1x_coco.py'
+    weights = checkpoint(DETECTOR, tmp_path, ['a', 'b', 'c', 'd', 'e'])
+    run = demo(
+        *(images, '--config', other, '--checkpoint', weights),
+        *('--out', tmp_path / 'out'),
+        COCO_ROOT=str(mini_coco),
+    )
+    assert run.returncode == 1
+    assert f'demo: {weights} does not fit the RetinaNet: ' in run.stderr
+    assert ' missing (' in run.stderr and ' unknown (roi_head.' in run.stderr
+    assert not (tmp_path / 'out').exists()
+
+
 def test_what_cannot_be_done(images, tmp_path):
     weights = tmp_path / 'weights.pth'
     weights.touch()

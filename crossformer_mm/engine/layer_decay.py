@@ -7,7 +7,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-from .models import CrossFormer
+from ..models import CrossFormer
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)

@@ -1,27 +1,32 @@
 """MMEngine's runner, for trainings that fail early, clearly, and can go on."""
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import is_distributed, master_only
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.runner.loops import BaseLoop
 from torch import nn
 
-from .checkpoint.reader import CheckpointError, read_checkpoint
-from .missing import check_data, check_pretrained, pretrained_paths
-from .models import CrossFormer
-from .resume import newest_whole_checkpoint
+from ..checkpoint.fit import check_loaded
+from ..ops import accelerate_cpu, is_faster_accelerated
+from .checks import check_data, settle_pretrained
+from .resume import find_start, warn_if_finished
 
 
 @RUNNERS.register_module(force=True)
 class CheckedRunner(Runner):
     """MMEngine's runner, with the first and the last minute of a training in mind.
 
-    - A missing file is named in one line, before anything starts.
+    - Missing data are named in one line, before anything starts.
     - A checkpoint is written under another name and renamed when it is whole, and
       ``--resume`` goes on from the newest whole one.
+    - A checkpoint of another network stops; ``strict=False`` in the config loads what
+      fits.
     - Several processes work without GPUs as well, by gloo.
 
     A config uses it with ``runner_type='CheckedRunner'``.
@@ -30,8 +35,9 @@ class CheckedRunner(Runner):
     def train(self) -> nn.Module:
         """Check what the training starts from, then train."""
         check_data(self._train_dataloader, self._val_dataloader)
-        self._find_checkpoint()
-        self._check_backbones()
+        if self._resume:
+            self._load_from, self._resume = find_start(self)
+        settle_pretrained(self.model, self._load_from, self._resume)
         return super().train()
 
     def val(self) -> dict[str, float]:
@@ -44,14 +50,36 @@ class CheckedRunner(Runner):
         check_data(self._test_dataloader)
         return super().test()
 
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume; say so where nothing is left to train."""
+        super().resume(filename, *args, **kwargs)
+        warn_if_finished(self)
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        """Load weights; stop unless they are this network's, whole."""
+        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
+        check_loaded(
+            self.model, checkpoint, filename, self.cfg.get('strict', True), fine_tuning
+        )
+        return checkpoint
+
     @master_only
-    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         """Write under another name first: MMEngine writes into the file itself."""
-        if '://' in out_dir:
-            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+        save = partial(super().save_checkpoint, out_dir)
+        if '://' in out_dir or file_client_args or kwargs.get('backend_args'):
+            save(filename, file_client_args, *args, **kwargs)
             return
         part = f'{filename}.part'
-        super().save_checkpoint(out_dir, part, *args, **kwargs)
+        save(part, None, *args, **kwargs)
         os.replace(os.path.join(out_dir, part), os.path.join(out_dir, filename))
 
     @property
@@ -69,6 +97,7 @@ class CheckedRunner(Runner):
         self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module
     ) -> nn.Module:
         """Wrap the model for several processes; MMEngine's default names a GPU."""
+        self._accelerate(model)
         if self._on_cpus and model_wrapper_cfg is None:
             model_wrapper_cfg = dict(
                 type='MMDistributedDataParallel',
@@ -78,38 +107,13 @@ class CheckedRunner(Runner):
             )
         return super().wrap_model(model_wrapper_cfg, model)
 
-    def _find_checkpoint(self) -> None:
-        """Choose what ``--resume`` goes on from."""
-        if not self._resume:
-            return
-        if self._load_from is None:
-            newest = newest_whole_checkpoint(self.work_dir, self.logger)
-            if newest is None:
-                self.logger.info(
-                    f'There is nothing to resume in {self.work_dir} yet: training '
-                    'starts at its beginning.'
-                )
-            self._load_from, self._resume = newest, newest is not None
-            return
-        try:
-            read_checkpoint(self._load_from)
-        except CheckpointError as error:
-            newest = newest_whole_checkpoint(self.work_dir, self.logger)
-            instead = newest or f'another: there is none in {self.work_dir}'
-            raise SystemExit(
-                f'Cannot resume: {self._load_from} {error}\nResume {instead}.'
-            ) from error
-
-    def _check_backbones(self) -> None:
-        # Weights of a resumed training come from its own checkpoint.
-        if self._resume:
-            return
-        for backbone in self.model.modules():
-            if not isinstance(backbone, CrossFormer):
-                continue
-            check_pretrained(backbone)
-            if not pretrained_paths(backbone) and not self._load_from:
-                self.logger.info(
-                    f'{type(backbone).__name__} is trained from scratch: its init_cfg '
-                    'names no checkpoint.'
-                )
+    def _accelerate(self, model: nn.Module) -> None:
+        """Exchange layers for faster ones where this CPU gains from it."""
+        # Which layers are faster is measured, and may come out otherwise next time:
+        # then a resumed training would not repeat the last bit.
+        deterministic = self._randomness_cfg.get('deterministic', False)
+        if get_device() == 'cpu' and not deterministic and is_faster_accelerated():
+            accelerate_cpu(model)
+            self.logger.info(
+                'Linear layers run by oneDNN, which is faster on this CPU.'
+            )

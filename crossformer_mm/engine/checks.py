@@ -1,0 +1,159 @@
+"""What a training starts from: one clear line where something is missing."""
+
+import os.path as osp
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.fileio import get_file_backend
+from mmengine.logging import print_log
+from mmengine.utils import is_abs
+from torch import nn
+
+from ..models import CrossFormer
+from ..models.init_cfg import as_list, is_pretrained
+
+# How to get the data, by the type of the data set.
+DATA_HELP = {
+    'CocoDataset': (
+        'Get COCO 2017 from https://cocodataset.org/#download into data/coco/, or make '
+        'a small set in the same layout, "python tools/make_mini_coco.py '
+        'data/mini_coco", and put COCO_ROOT=data/mini_coco before the command.'
+    ),
+    'ADE20KDataset': (
+        'Get http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip '
+        'and unpack it in data/ade/, or make a small set in the same layout, "python '
+        'tools/make_mini_ade20k.py data/mini_ade20k", and put '
+        'ADE20K_ROOT=data/mini_ade20k before the command.'
+    ),
+    'ImageNet': (
+        'Get ILSVRC 2012 from https://www.image-net.org/download.php into '
+        'data/imagenet/train and data/imagenet/val, a folder for each class, or put '
+        'IMAGENET_ROOT=/path/to/imagenet before the command.'
+    ),
+}
+OWN_ROOT = 'Where the config sets a data_root of its own, mend that.'
+
+
+def check_data(*dataloaders: Any) -> None:
+    """Check the data sets of a config before they are built.
+
+    Args:
+        dataloaders (dict | DataLoader | None): Configs; a loader that is built already
+            has found its data.
+
+    Raises:
+        FileNotFoundError: If a file or folder of a data set that the configs here use
+            is surely missing: its path, and how to get it.
+        ValueError: If the classes are one text instead of a sequence of names.
+    """
+    for dataloader in dataloaders:
+        outer = dataloader['dataset'] if isinstance(dataloader, dict) else None
+        for dataset in without_wrappers(outer):
+            classes = (dataset.get('metainfo') or {}).get('classes')
+            # MMEngine takes a text for a file of names, if there is one.
+            if isinstance(classes, str) and is_missing(classes, [None]):
+                raise ValueError(
+                    f'metainfo.classes is the text {classes!r}, of which each letter '
+                    f'would be a class. A single class is written with a comma: '
+                    f'classes=({classes!r},)'
+                )
+            # Of other types it is not known what their keys mean.
+            advice = DATA_HELP.get(type_name(dataset), '')
+            for path in dataset_paths(dataset) if advice else ():
+                if is_missing(path, file_clients(dataset)):
+                    raise FileNotFoundError(
+                        f'Data not found: {path}\n{advice} {OWN_ROOT}'
+                    )
+
+
+def without_wrappers(dataset: Any) -> Iterator[dict[str, Any]]:
+    """List the data sets inside wrappers (``dataset=`` or ``datasets=``)."""
+    if not isinstance(dataset, dict):
+        return  # built already
+    inner = [dataset.get('dataset'), *dataset.get('datasets', ())]
+    wrapped = [entry for entry in inner if entry is not None]
+    if not wrapped:
+        yield dataset
+    for entry in wrapped:
+        yield from without_wrappers(entry)
+
+
+def type_name(config: dict[str, Any]) -> str:
+    """Return the name of a config's class, written 'A', 'scope.A', 'x.y.A' or A."""
+    kind = config.get('type', '')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
+def dataset_paths(dataset: dict[str, Any]) -> Iterator[str]:
+    """List the files and folders that a data set's config names."""
+    root = dataset.get('data_root') or ''
+    prefixes = dataset.get('data_prefix') or {}
+    if isinstance(prefixes, str):  # MMPretrain's may have one alone
+        prefixes = {'img_path': prefixes}
+    names = [dataset.get('ann_file'), dataset.get('split')]
+    readers = [type_name(reader) for reader in dataset.get('pipeline', ())]
+    if 'LoadImageFromFile' in readers:  # others may read an archive
+        names += prefixes.values()
+    for name in names:
+        if name:
+            yield name if is_abs(name) else osp.join(root, name)
+
+
+def file_clients(dataset: dict[str, Any]) -> list[dict[str, Any] | None]:
+    """List the file clients by which a data set and its pipeline read."""
+    readers = [dataset, *dataset.get('pipeline', ())]
+    keys = ('backend_args', 'file_client_args')
+    return [None, *(r[key] for r in readers for key in keys if r.get(key))]
+
+
+def is_missing(path: str, clients: list[dict[str, Any] | None]) -> bool:
+    """Tell whether a path is surely missing, as far as file clients can tell."""
+    for client in clients:
+        try:
+            backend = get_file_backend(path, backend_args=client)
+            if backend.exists(path) or backend.isdir(path):
+                return False
+        except Exception:  # no such client, no network, nothing to look with
+            return False
+    return True
+
+
+def settle_pretrained(model: nn.Module, load_from: str | None, resume: bool) -> None:
+    """Let nothing ask for a file whose weights are overwritten afterwards.
+
+    Args:
+        model (nn.Module): The network, before its weights are initialized.
+        load_from (str, optional): A checkpoint that is loaded after that.
+        resume (bool): Whether it is the checkpoint of this training itself.
+    """
+    # What overwrites the modules whose names start like this.
+    later = {'': load_from} if load_from else {}
+    for name, module in model.named_modules():
+        entries = as_list(getattr(module, 'init_cfg', None))
+        files = [entry['checkpoint'] for entry in entries if is_pretrained(entry)]
+        if resume:
+            if files:
+                module.init_cfg = [e for e in entries if not is_pretrained(e)]
+        elif isinstance(module, CrossFormer):
+            sources = [later[start] for start in later if name.startswith(start)]
+            _settle_backbone(module, files, *sources[:1])
+        elif files:
+            later.setdefault(f'{name}.' if name else '', files[-1])
+            # By another name MMEngine would let the parts overwrite it.
+            named = [dict(e, type='Pretrained') for e in entries if is_pretrained(e)]
+            module.init_cfg = [e for e in entries if not is_pretrained(e)] + named
+
+
+def _settle_backbone(
+    backbone: CrossFormer, files: list[str], source: str | None = None
+) -> None:
+    missing = [file for file in files if is_missing(osp.expanduser(file), [None])]
+    if source and missing:
+        print_log(f'{missing[0]} is missing and not needed beside {source}.', 'current')
+        backbone.init_cfg = dict(type='Pretrained', checkpoint=source)
+    elif not source and not files:
+        print_log(
+            f'{type(backbone).__name__} is trained from scratch: its init_cfg names '
+            'no checkpoint.',
+            'current',
+        )

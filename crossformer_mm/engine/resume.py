@@ -1,0 +1,191 @@
+"""Where an interrupted training goes on."""
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, Runner
+
+from ..checkpoint import CheckpointError
+
+# How MMEngine names checkpoints, beside what the config's hooks say.
+TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
+BY_NAME = (
+    'by name: --resume FILE, with MMSegmentation --resume --cfg-options load_from=FILE'
+)
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint is cut off, or its content is not what was written."""
+
+
+def find_start(runner: Runner) -> tuple[str | None, bool]:
+    """Choose what a training starts from that is asked to resume.
+
+    That is a checkpoint named on the command line, else the newest in the work folder,
+    else the ``load_from`` of the config. MMSegmentation's train.py hands that over as
+    if it had been named, and MMDetection's drops it: hence the look into the config.
+
+    Args:
+        runner (Runner): With ``resume=True``.
+
+    Returns:
+        tuple[str | None, bool]: A checkpoint, if any, and whether to resume it.
+
+    Raises:
+        CheckpointError: If a checkpoint is there, but cannot be resumed.
+    """
+    path = runner.cfg.filename
+    config = Config.fromfile(path) if path and Path(path).is_file() else {}
+    in_config = config.get('load_from')
+    if runner._load_from not in (None, in_config):
+        _check_named(runner._load_from, runner.work_dir)
+        return runner._load_from, True
+    if newest := newest_checkpoint(runner):
+        return newest, True
+    runner.logger.info(
+        f'There is nothing to resume in {runner.work_dir} yet: training starts '
+        + (f'from {in_config}, the load_from of {path}.' if in_config else 'anew.')
+    )
+    return in_config, bool(in_config and config.get('resume'))
+
+
+def newest_checkpoint(runner: Runner) -> str | None:
+    """Find the newest checkpoint of the latest training in a work folder.
+
+    MMEngine notes it in ``last_checkpoint``. Where there is no note, or it names a file
+    that is gone or damaged, it is the checkpoint that was saved last, as time and
+    iteration inside tell.
+
+    Args:
+        runner (Runner): With the folder and the hooks that save.
+
+    Returns:
+        str, optional: Its path; None where nothing has been saved.
+
+    Raises:
+        CheckpointError: If none can be resumed, or one is whole and cannot be: it may
+            be the newest. Each is named.
+    """
+    work_dir = Path(runner.work_dir)
+    note = work_dir / 'last_checkpoint'
+    noted = note.read_text(errors='replace').strip() if note.is_file() else ''
+    if '://' in noted:
+        return noted  # left to MMEngine
+    # The folder may have been moved or copied since: its own files go first.
+    latest = Path(noted)
+    paths = saved_checkpoints(runner, latest.name)
+    if not paths and latest.is_file():
+        paths = [latest]
+    paths.sort(key=lambda path: (path != latest, path.name != latest.name))
+
+    saved, problems = {}, {}
+    for path in paths:
+        try:
+            meta = read_meta(path)
+        except CheckpointError as error:
+            problems[path] = error
+            continue
+        saved[path] = str(meta.get('time', '')), meta['iter'], meta['epoch']
+        if path.name == latest.name:
+            break
+    newest = max(saved, key=saved.get, default=None)
+    refused = [e for e in problems.values() if not isinstance(e, DamagedError)]
+    if refused or newest is None and (problems or noted):
+        lines = [f'Cannot resume the training in {work_dir}:']
+        lines += [f'{path} {error}' for path, error in problems.items()]
+        if not paths:
+            lines += [f'last_checkpoint names {noted}, which is not there.']
+        if newest:
+            lines += [f'{newest} can be resumed {BY_NAME}.']
+        raise CheckpointError('\n'.join(lines))
+    for path, error in problems.items():
+        runner.logger.warning(f'Passed over: {path} {error}')
+    return newest and str(newest)
+
+
+def saved_checkpoints(runner: Runner, name: str) -> list[Path]:
+    """List what the hooks of a runner have saved by now, and files of a ``name``."""
+    work_dir = Path(runner.work_dir)
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    folders = {work_dir} | {
+        Path(hook.out_dir, work_dir.name)
+        for hook in hooks
+        if hook.out_dir not in (None, runner.work_dir)
+    }
+    templates = {*TEMPLATES, *(hook.filename_tmpl for hook in hooks)}
+    # 'epoch_{}.pth' becomes r'epoch_\d+\.pth'.
+    numbered = [re.sub(r'\\{.*?}', r'\\d+', re.escape(t)) for t in templates]
+    names = re.compile('|'.join([*numbered, re.escape(name)]))
+    files = (path for folder in folders for path in folder.glob('*') if path.is_file())
+    return sorted(path for path in files if names.fullmatch(path.name))
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Read what MMEngine notes of a training beside the weights.
+
+    Raises:
+        DamagedError: If the file is damaged.
+        CheckpointError: If MMEngine cannot resume it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch compares no checksums
+    except OSError as error:
+        raise CheckpointError(f'cannot be read: {error.strerror}.') from error
+    except Exception as error:  # a damaged archive can fail in any way
+        raise DamagedError(f'is cut off or damaged: {error}.') from error
+    if damaged:
+        raise DamagedError(f'is damaged in {damaged}.')
+    try:
+        content = CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
+    except Exception as error:
+        raise CheckpointError(_why_refused(error)) from error
+    meta = content.get('meta', {}) if isinstance(content, dict) else {}
+    if not {'epoch', 'iter'} <= meta.keys():
+        raise CheckpointError(
+            'holds weights, but no state of a training: start from it, without '
+            '--resume, by --cfg-options load_from=FILE.'
+        )
+    return meta
+
+
+def _why_refused(error: Exception) -> str:
+    if found := re.search(r'GLOBAL (\S+)', str(error)):
+        return (
+            f'holds {found[1]}, which torch does not load unless it is allowed: by '
+            'torch.serialization.add_safe_globals in a module of custom_imports, or '
+            'let your hook save something plainer.'
+        )
+    return f'cannot be loaded: {type(error).__name__}: {error}'
+
+
+def _check_named(path: str, work_dir: str) -> None:
+    if '://' in path:
+        return  # left to MMEngine
+    try:
+        read_meta(Path(path).expanduser())
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'Cannot resume {path}: it {error}\n--resume without a name goes on from '
+            f'the newest checkpoint in {work_dir}.'
+        ) from error
+
+
+def warn_if_finished(runner: Runner) -> None:
+    """Say so where a resumed training has nothing left to do."""
+    loop = runner.train_loop
+    by_iter = isinstance(loop, IterBasedTrainLoop)
+    done, wanted = (
+        (loop.iter, loop.max_iters) if by_iter else (loop.epoch, loop.max_epochs)
+    )
+    if done >= wanted:
+        key = 'max_iters' if by_iter else 'max_epochs'
+        runner.logger.warning(
+            f'Nothing is left to train: {done} of {wanted} {key[4:]} are done. To '
+            f'train longer, set --cfg-options train_cfg.{key}=N; the learning rate '
+            'goes on from where param_scheduler ended.'
+        )

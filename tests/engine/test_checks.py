@@ -1,0 +1,124 @@
+"""What is missing is named; what cannot be told is left to MMEngine."""
+
+import re
+
+import pytest
+from mmdet.datasets import CocoDataset
+from mmengine.fileio import LocalBackend, register_backend
+
+from crossformer_mm.engine.checks import (
+    check_data,
+    dataset_paths,
+    type_name,
+    without_wrappers,
+)
+
+READ = dict(type='LoadImageFromFile')
+COCO = dict(
+    type='CocoDataset',
+    data_root='root/',
+    ann_file='annotations/a.json',
+    data_prefix=dict(img='images/'),
+    pipeline=[READ],
+)
+
+
+@register_backend('storage')
+class Storage(LocalBackend):
+    """Keeps the files of ``mem/`` elsewhere, and does not know folders."""
+
+    path_mapping = {}
+
+    def __init__(self, path_mapping):
+        self.path_mapping = path_mapping
+
+    def exists(self, path):
+        for start, there in self.path_mapping.items():
+            path = str(path).replace(start, there)
+        return super().exists(path)
+
+    def isdir(self, path):
+        raise NotImplementedError
+
+
+def check(**changes):
+    check_data(None, dict(dataset=COCO | changes))
+
+
+@pytest.fixture
+def coco(tmp_path):
+    (tmp_path / 'annotations').mkdir()
+    (tmp_path / 'annotations' / 'a.json').touch()
+    (tmp_path / 'images').mkdir()
+    return tmp_path
+
+
+def test_wrappers_are_looked_through():
+    other = dict(COCO, data_root='b')
+    repeated = dict(type='RepeatDataset', times=3, dataset=COCO)
+    both = dict(type='ConcatDataset', datasets=[repeated, other])
+    assert list(without_wrappers(both)) == [COCO, other]
+    assert list(without_wrappers([1, 2])) == []  # built already
+
+
+def test_dataset_paths():
+    assert list(dataset_paths(COCO)) == ['root/annotations/a.json', 'root/images/']
+    assert list(dataset_paths(dict(type='Generated'))) == []
+    imagenet = dict(type='ImageNet', data_root='root', split='val')
+    assert list(dataset_paths(imagenet)) == ['root/val']
+    custom = dict(data_root='root', data_prefix='train', pipeline=[READ])
+    assert list(dataset_paths(custom)) == ['root/train']
+    archive = dict(COCO, pipeline=[dict(type='LoadImageFromArchive')])
+    assert list(dataset_paths(archive)) == ['root/annotations/a.json']
+    remote = dict(COCO, ann_file='s3://a.json', data_prefix=dict(img='/images'))
+    assert list(dataset_paths(remote)) == ['s3://a.json', '/images']
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        *('CocoDataset', 'mmdet.CocoDataset', CocoDataset),
+        f'{CocoDataset.__module__}.CocoDataset',
+    ],
+)
+def test_what_is_missing_is_named_with_how_to_get_it(kind, coco):
+    assert type_name(dict(type=kind)) == 'CocoDataset'
+    check(type=kind, data_root=str(coco))
+    (coco / 'images').rmdir()
+    message = re.escape(f'Data not found: {coco}/images/\nGet COCO 2017')
+    with pytest.raises(FileNotFoundError, match=message):
+        check(type=kind, data_root=str(coco))
+
+
+def test_keys_of_other_data_sets_may_mean_anything():
+    check(type='Flowers102', split='train')
+
+
+@pytest.mark.parametrize('place', ['http://a.b/a.json', 's3://a/a.json', 'z://a.json'])
+def test_a_file_elsewhere_is_left_to_mmengine(place, coco):
+    check(data_root=str(coco), ann_file=place)
+
+
+@pytest.mark.parametrize('reader', ['data set', 'pipeline'])
+def test_file_clients_are_asked(reader, coco):
+    client = dict(backend='storage', path_mapping={'mem/': f'{coco}/'})
+    if reader == 'data set':
+        changes = dict(backend_args=client)
+    else:
+        pipeline = [dict(READ, backend_args=client)]
+        changes = dict(ann_file=f'{coco}/annotations/a.json', pipeline=pipeline)
+    check(data_root='mem/', **changes)
+    check(data_root='mem/', **changes, data_prefix=dict(img='nowhere'))  # cannot tell
+    with pytest.raises(FileNotFoundError, match='elsewhere/annotations'):
+        check(data_root='elsewhere')
+
+
+def test_a_class_without_its_comma(coco):
+    message = r"metainfo.classes is the text 'kite'.*classes=\('kite',\)"
+    with pytest.raises(ValueError, match=message):
+        check(data_root=str(coco), metainfo=dict(classes=('kite')))  # noqa: RUF
+    with pytest.raises(ValueError, match=message):
+        check(type='AnyDataset', metainfo=dict(classes='kite'))
+    (coco / 'classes.txt').write_text('kite')
+    check(data_root=str(coco), metainfo=dict(classes=str(coco / 'classes.txt')))
+    check(data_root=str(coco), metainfo=dict(classes=('kite',)))
