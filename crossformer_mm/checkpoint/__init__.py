@@ -12,6 +12,6 @@
 """
 
 from .reader import CheckpointError
-from .weights_only import allow_mmengine_checkpoints
+from .mmengine_loader import allow_mmengine_checkpoints
 
 __all__ = ['CheckpointError', 'allow_mmengine_checkpoints']
