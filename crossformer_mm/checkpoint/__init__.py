@@ -11,7 +11,7 @@
 ``report``        what a person wants to know of all this
 """
 
-from .reader import CheckpointError
 from .mmengine_loader import allow_mmengine_checkpoints
+from .reader import CheckpointError
 
 __all__ = ['CheckpointError', 'allow_mmengine_checkpoints']

@@ -74,7 +74,8 @@ def rebuild_tensor(
     )
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     empty = 0 in size and prod(n or 1 for n in size) < 2**62 and offset == 0
-    demand(empty or 0 not in size and last < storage.numel, 'a tensor leaves its storage')
+    inside = empty or (0 not in size and last < storage.numel)
+    demand(inside, 'a tensor leaves its storage')
     demand(not metadata, 'a tensor is a conjugate or negative view')
     memory = storage.memory
     tensor = torch.empty(0, dtype=storage.dtype, device=memory.device)
@@ -96,9 +97,7 @@ def rebuild_tensor_v3(
     demand(type(storage) is Storage and type(dtype) is torch.dtype, 'an odd tensor')
     numel = storage.memory.nbytes() // dtype.itemsize
     storage = Storage(storage.memory, dtype, numel)
-    return rebuild_tensor(
-        storage, offset, size, stride, requires_grad, hooks, metadata
-    )
+    return rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata)
 
 
 def rebuild_parameter(
@@ -224,7 +223,8 @@ def _is_list_of_numbers(array: Any) -> bool:
 
 def encode(text: str, coding: str) -> bytes:
     """Make bytes of the text that an older pickle has for them."""
-    demand(type(text) is str and coding == 'latin1', f'it encodes text in {shown(coding)}')
+    honest = type(text) is str and coding == 'latin1'
+    demand(honest, f'it encodes text in {shown(coding)}')
     return text.encode('latin1')
 
 
@@ -325,6 +325,14 @@ CALLS = {
     'collections.OrderedDict': make_ordered_dict,
     # The published classifiers hold their config as well, a dict of dicts.
     'yacs.config.CfgNode': make_ordered_dict,
+}
+# What else torch makes tensors by.
+ODD_TENSORS = {
+    'torch._utils._rebuild_sparse_tensor': 'sparse',
+    'torch._utils._rebuild_sparse_csr_tensor': 'sparse',
+    'torch._utils._rebuild_qtensor': 'quantized',
+    'torch._utils._rebuild_nested_tensor': 'nested',
+    'torch._utils._rebuild_meta_tensor_no_storage': 'meta',
 }
 NAMES = {path: Name(path, call) for path, call in CALLS.items()}
 DTYPES = {

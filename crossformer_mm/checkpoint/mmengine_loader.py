@@ -6,6 +6,7 @@ torch can be told to allow the log's classes, but then it does so for every file
 the process reads, and one of them is ``getattr``.
 """
 
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,6 +16,7 @@ from mmengine.dist import barrier, get_rank
 from mmengine.runner import CheckpointLoader
 
 from .reader import CheckpointError, MapLocation, download, naming, read_checkpoint
+from .text import shown
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -59,14 +61,16 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
         CheckpointError: If it cannot be downloaded or read.
     """
     folder = Path(torch.hub.get_dir(), 'checkpoints')
-    path = folder / Path(urlparse(filename).path).name
+    path = folder / (Path(urlparse(filename).path).name or 'checkpoint')
     for rank_downloads in (get_rank() == 0, True):
         if rank_downloads and not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 download(filename, path)
-            except OSError as error:
-                raise CheckpointError(f'{filename} cannot be read: {error}.') from error
+            except (OSError, HTTPException) as error:
+                raise CheckpointError(
+                    f'{filename} cannot be read: {shown(error)}.'
+                ) from error
         barrier()
     try:
         return read_checkpoint(str(path), map_location, trusted_by_the_user())

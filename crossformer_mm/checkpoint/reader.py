@@ -68,7 +68,7 @@ def read_checkpoint(
         ) from error
     except (OSError, HTTPException, ImportError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or error
-        raise CheckpointError(f'cannot be read: {reason}.') from error
+        raise CheckpointError(f'cannot be read: {shown(reason)}.') from error
 
 
 @contextmanager

@@ -128,7 +128,9 @@ def read_old(
     content = Unpickler(load_storage, size, trusted).load(pickles)
     keys = Unpickler(load_storage, size).load(pickles)
     demand(
-        type(keys) is list and len(keys) == len(storages) and storages.keys() == {*keys},
+        type(keys) is list
+        and len(keys) == len(storages)
+        and storages.keys() == {*keys},
         'a tensor has a storage that is not there',
     )
     for key in keys:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .allowed import KNOWN, STATES, Name, Storage, demand, is_key
+from .allowed import KNOWN, ODD_TENSORS, STATES, Name, Storage, demand, is_key
 from .text import shown
 
 # Far beyond an honest checkpoint: it has about 60 opcodes for a weight and the state
@@ -99,7 +99,7 @@ class Unpickler:
             elif name == 'STOP':
                 break
             elif name not in IGNORED:
-                method = getattr(self, f'do_{name.lower()}', None)
+                method = getattr(self, f'_do_{name.lower()}', None)
                 demand(method, f'it has the opcode {name}')
                 method()
         (result,) = self.stack
@@ -141,14 +141,14 @@ class Unpickler:
         """Push a tuple; there is one empty tuple only, which is no container."""
         self.stack.append(self.contain(tuple(items), items) if items else ())
 
-    def do_tuple(self) -> None:
+    def _do_tuple(self) -> None:
         self.push_tuple(self.pop_mark())
 
-    def do_append(self) -> None:
+    def _do_append(self) -> None:
         item = self.stack.pop()
         self.extend([item])
 
-    def do_appends(self) -> None:
+    def _do_appends(self) -> None:
         self.extend(self.pop_mark())
 
     def extend(self, items: list[Any]) -> None:
@@ -157,17 +157,17 @@ class Unpickler:
         demand(type(target) is list, 'it appends to what is no list')
         self.contain(target, items).extend(items)
 
-    def do_additems(self) -> None:
+    def _do_additems(self) -> None:
         items = self.pop_mark()
         target = self.stack[-1]
         demand(type(target) is set and all(map(is_key, items)), 'it has an odd set')
         self.contain(target, items).update(items)
 
-    def do_setitem(self) -> None:
+    def _do_setitem(self) -> None:
         value = self.stack.pop()
         self.set_items([self.stack.pop(), value])
 
-    def do_setitems(self) -> None:
+    def _do_setitems(self) -> None:
         self.set_items(self.pop_mark())
 
     def set_items(self, items: list[Any]) -> None:
@@ -184,7 +184,7 @@ class Unpickler:
 
     # Names, and what is made by them
 
-    def do_stack_global(self) -> None:
+    def _do_stack_global(self) -> None:
         name = self.stack.pop()
         module = self.stack.pop()
         demand(type(module) is type(name) is str, 'it asks for what is no name')
@@ -197,18 +197,20 @@ class Unpickler:
         path = f'{module}.{name}'
         found = KNOWN.get(path) or self.trusted.get(path)
         if found is None:
-            raise UnpicklingError(f'it asks for {shown(path)}')
+            kind = ODD_TENSORS.get(path)
+            what = f'it has a {kind} tensor' if kind else f'it asks for {shown(path)}'
+            raise UnpicklingError(what)
         self.stack.append(found)
 
     def is_trusted(self, item: Any) -> bool:
         """Tell whether the user answers for a class or function."""
         return any(item is trusted for trusted in self.trusted.values())
 
-    def do_reduce(self) -> None:
+    def _do_reduce(self) -> None:
         args = self.stack.pop()
         self.stack.append(self.call(self.stack.pop(), args))
 
-    def do_newobj(self) -> None:
+    def _do_newobj(self) -> None:
         args = self.stack.pop()
         kind = self.stack.pop()
         if self.is_trusted(kind):
@@ -230,7 +232,7 @@ class Unpickler:
         self.pay(sys.getsizeof(result))
         return result
 
-    def do_build(self) -> None:
+    def _do_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         set_state = next((f for kind, f in STATES if isinstance(target, kind)), None)
@@ -251,7 +253,7 @@ class Unpickler:
         self.bytes_left -= size
         demand(self.bytes_left >= 0, 'it makes far more of itself than it has bytes')
 
-    def do_binpersid(self) -> None:
+    def _do_binpersid(self) -> None:
         key = self.stack.pop()
         demand(
             type(key) is tuple
