@@ -163,7 +163,9 @@ def set_array(array: np.ndarray, state: tuple) -> None:
         and prod(n or 1 for n in shape) * dtype.itemsize < 2**62,
         'an array does not have the bytes of its shape and type',
     )
-    array.__setstate__((1, shape, dtype, fortran is True, raw))
+    demand(_is_text(dtype, raw), 'an array of text has what is no letter')
+    # A type of its own, which the file cannot set another byte order to any more.
+    array.__setstate__((1, shape, np.dtype(dtype.str), fortran is True, raw))
 
 
 def make_scalar(dtype: np.dtype, raw: bytes) -> np.generic:
@@ -174,7 +176,16 @@ def make_scalar(dtype: np.dtype, raw: bytes) -> np.generic:
         and len(raw) == dtype.itemsize > 0,
         'a number of NumPy does not have the bytes of its type',
     )
+    demand(_is_text(dtype, raw), 'text has what is no letter')
     return np.frombuffer(raw, dtype)[0]
+
+
+def _is_text(dtype: np.dtype, raw: bytes) -> bool:
+    """Tell whether text holds letters, or else is no text; NumPy does not look."""
+    if dtype.kind != 'U':
+        return True
+    letters = np.frombuffer(raw, f'{dtype.str[0]}u4')
+    return bool((letters < 0x110000).all())
 
 
 # The log of MMEngine

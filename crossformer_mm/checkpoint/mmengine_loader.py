@@ -67,7 +67,7 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 download(filename, path)
-            except (OSError, HTTPException) as error:
+            except (OSError, HTTPException, ValueError) as error:
                 raise CheckpointError(
                     f'{filename} cannot be read: {shown(error)}.'
                 ) from error

@@ -88,7 +88,9 @@ class Unpickler:
             elif name in ('BINGET', 'LONG_BINGET'):
                 self.stack.append(self.memo[arg])
             elif name in EMPTY:
-                self.stack.append(self.contain(EMPTY[name](), []))
+                made = EMPTY[name]()
+                self.containers[id(made)] = [made, 1, 1, False, False]
+                self.stack.append(made)
             elif name in TUPLES:
                 self.push_tuple([self.stack.pop() for _ in range(TUPLES[name])][::-1])
             elif name == 'MARK':
@@ -122,7 +124,9 @@ class Unpickler:
 
     def contain(self, container: Any, items: list[Any]) -> Any:
         """Note that a container gets items, which stay as they are from now on."""
-        entry = self.containers.setdefault(id(container), [container, 1, 1, False, 0])
+        entry = self.containers.setdefault(
+            id(container), [container, 1, 1, False, False]
+        )
         # A change of what is part of another would go unnoticed there.
         demand(not entry[4], 'it changes a container that is part of another')
         for item in items:
