@@ -19,9 +19,6 @@ from torch import Tensor
 
 from .text import shown
 
-STATISTICS = {
-    name: getattr(HistoryBuffer, name) for name in ('min', 'max', 'current', 'mean')
-}
 HISTORY_ARRAYS = ('_log_history', '_count_history')
 # Numbers, truth values, text and bytes; no objects, and no fields.
 NUMPY_CODES = re.compile(r'b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[US]\d{1,6}')
@@ -32,6 +29,12 @@ class Name(NamedTuple):
 
     path: str
     call: Callable
+
+
+class Statistic(NamedTuple):
+    """A function of HistoryBuffer's, to be named but not called."""
+
+    function: Callable
 
 
 class Storage(NamedTuple):
@@ -191,12 +194,12 @@ def _is_text(dtype: np.dtype, raw: bytes) -> bool:
 # The log of MMEngine
 
 
-def get_statistic(owner: Name, name: str) -> Name:
+def get_statistic(owner: Name, name: str) -> Statistic:
     """Stand in for ``getattr``, by which HistoryBuffer pickles its statistics."""
     honest = owner is NAMES[HISTORY] and type(name) is str and name in STATISTICS
     path = owner.path if type(owner) is Name else type(owner).__name__
     demand(honest, f'it asks for getattr({shown(path)}, {shown(name)})')
-    return Name(f'{HISTORY}.{name}', STATISTICS[name])
+    return STATISTICS[name]
 
 
 def make_history() -> HistoryBuffer:
@@ -217,7 +220,7 @@ def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
         and len({len(state[name]) for name in HISTORY_ARRAYS}) == 1
         and type(statistics) is dict
         and all(
-            getattr(item, 'call', item) is known.get(name)
+            getattr(item, 'function', item) is known.get(name)
             for name, item in statistics.items()
         ),
         'a HistoryBuffer as MMEngine saves none',
@@ -302,6 +305,10 @@ def not_to_be_called(*_: Any) -> None:
     raise UnpicklingError('it calls a class that is there to be named alone')
 
 
+STATISTICS = {
+    name: Statistic(getattr(HistoryBuffer, name))
+    for name in ('min', 'max', 'current', 'mean')
+}
 HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
 UNTYPED = 'torch.storage.UntypedStorage'
 
@@ -367,7 +374,9 @@ STORAGES = {
     'torch.ComplexDoubleStorage': torch.complex128,
     'torch.ComplexFloatStorage': torch.complex64,
 }
-KNOWN = {**NAMES, **DTYPES, **STORAGES}
+# Pickles of the newer protocols name them without ``getattr``.
+METHODS = {f'{HISTORY}.{name}': item for name, item in STATISTICS.items()}
+KNOWN = {**NAMES, **DTYPES, **STORAGES, **METHODS}
 # What a file may say of an object after it has been made.
 STATES = (
     (OrderedDict, set_metadata),

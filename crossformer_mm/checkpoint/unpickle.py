@@ -15,7 +15,16 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .allowed import KNOWN, ODD_TENSORS, STATES, Name, Storage, demand, is_key
+from .allowed import (
+    KNOWN,
+    ODD_TENSORS,
+    STATES,
+    Name,
+    Statistic,
+    Storage,
+    demand,
+    is_key,
+)
 from .text import shown
 
 # Far beyond an honest checkpoint: it has about 60 opcodes for a weight and the state
@@ -120,7 +129,7 @@ class Unpickler:
         """Return how deep and how large an item is, and whether it is no data."""
         if found := self.containers.get(id(item)):
             return found[1], found[2], found[3]
-        return 1, 1, isinstance(item, Name | Storage)
+        return 1, 1, isinstance(item, Name | Statistic | Storage)
 
     def contain(self, container: Any, items: list[Any]) -> Any:
         """Note that a container gets items, which stay as they are from now on."""
@@ -241,8 +250,8 @@ class Unpickler:
         target = self.stack[-1]
         set_state = next((f for kind, f in STATES if isinstance(target, kind)), None)
         if set_state is not None:
-            if isinstance(target, OrderedDict):
-                self.contain(target, [state])
+            if isinstance(target, OrderedDict) and type(state) is dict:
+                self.contain(target, [state.get('_metadata')])
             set_state(target, state)
             self.pay(sys.getsizeof(target))
         elif not self.is_trusted(type(target)):
