@@ -105,9 +105,10 @@ def child(way, source, folder):
     # A limit that memory reaches ends in MemoryError at best; what is there counts.
     size = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + 4 * BYTES,) * 2)
-    signal.alarm(3 * SECONDS)
+    signal.alarm(6 * SECONDS)
     Path('/proc/self/clear_refs').write_text('5')  # forget the peak before
     before, memory, start = fingerprint(), peak(), time.perf_counter()
+    busy = time.process_time()
     out, message, outcome = io.StringIO(), '', 'loaded'
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
@@ -124,6 +125,7 @@ def child(way, source, folder):
         message=message,
         out=out.getvalue(),
         seconds=time.perf_counter() - start,
+        busy=time.process_time() - busy,
         memory=peak() - memory,
         changed=fingerprint() != before,
     )
@@ -168,8 +170,9 @@ def faults(case, way, result, new_files, honest_bytes):
         found.append('a line that is not printable, or endless')
     if result['out'].count('\nfile   ') or result['out'].count('\nkind  ') > 1:
         found.append('forged lines')
-    if result['seconds'] > SECONDS:
-        found.append(f'{result["seconds"]:.1f} s')
+    # A machine that has other work makes it wait.
+    if result['busy'] > SECONDS or result['seconds'] > 3 * SECONDS:
+        found.append(f'{result["busy"]:.1f} s of work, {result["seconds"]:.1f} s')
     if result['memory'] > BYTES + honest_bytes:
         found.append(f'{result["memory"] / 1e6:.0f} MB')
     if result['changed']:
