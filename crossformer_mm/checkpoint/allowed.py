@@ -5,10 +5,12 @@ checkpoint needs has a function of ours in its place, which checks what it is gi
 makes nothing but tensors, arrays, histories and plain data. No other name is known.
 """
 
+import datetime
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from math import prod
+from pathlib import PurePosixPath, PureWindowsPath
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
@@ -75,9 +77,10 @@ def rebuild_tensor(
         and all(type(n) is int and 0 <= n < 2**40 for n in (offset, *size, *stride)),
         'a tensor has no sizes and strides, but other things',
     )
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    empty = 0 in size and prod(n or 1 for n in size) < 2**62 and offset == 0
-    inside = empty or (0 not in size and last < storage.numel)
+    end = offset
+    if 0 not in size:
+        end += 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    inside = end <= storage.numel and prod(n or 1 for n in size) < 2**62
     demand(inside, 'a tensor leaves its storage')
     demand(not metadata, 'a tensor is a conjugate or negative view')
     memory = storage.memory
@@ -97,7 +100,7 @@ def rebuild_tensor_v3(
     metadata: Any = None,
 ) -> Tensor:
     """Do so for a type of number that has no storage class."""
-    demand(type(storage) is Storage and type(dtype) is torch.dtype, 'an odd tensor')
+    demand(type(storage) is Storage and dtype in NEWER_DTYPES, 'an odd tensor')
     numel = storage.memory.nbytes() // dtype.itemsize
     storage = Storage(storage.memory, dtype, numel)
     return rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata)
@@ -333,6 +336,15 @@ CALLS = {
     'numpy._core.multiarray.scalar': make_scalar,
     HISTORY: make_history,
     'builtins.getattr': get_statistic,
+    # What hooks put beside it, to tell when and where.
+    'datetime.datetime': datetime.datetime,
+    'datetime.date': datetime.date,
+    'datetime.timedelta': datetime.timedelta,
+    'datetime.timezone': datetime.timezone,
+    'pathlib.PosixPath': PurePosixPath,
+    'pathlib.PurePosixPath': PurePosixPath,
+    'pathlib._local.PosixPath': PurePosixPath,  # Python 3.13
+    'pathlib.WindowsPath': PureWindowsPath,
     'builtins.bytes': make_bytes,
     'builtins.bytearray': make_bytearray,
     'builtins.complex': complex,
@@ -376,6 +388,11 @@ STORAGES = {
 }
 # Pickles of the newer protocols name them without ``getattr``.
 METHODS = {f'{HISTORY}.{name}': item for name, item in STATISTICS.items()}
+NEWER_DTYPES = {
+    dtype
+    for path, dtype in DTYPES.items()
+    if path.startswith(('torch.float8', 'torch.uint16', 'torch.uint32', 'torch.uint64'))
+}
 KNOWN = {**NAMES, **DTYPES, **STORAGES, **METHODS}
 # What a file may say of an object after it has been made.
 STATES = (

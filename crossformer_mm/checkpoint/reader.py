@@ -19,6 +19,13 @@ from .text import one_line, shown
 from .torch_file import OLD_START, ZIP_START, Damaged, MapLocation, read_old, read_zip
 
 TIMEOUT = 8  # seconds that a server may say nothing
+OF_STRANGERS = (
+    'Whoever made it can save the weights alone: torch.save(model.state_dict(), FILE).'
+)
+OF_ONES_OWN = (
+    'If you made it, torch.serialization.add_safe_globals([CLASS]) lets a class of '
+    'yours in.'
+)
 COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ')
 
 
@@ -125,9 +132,9 @@ def _read_file(
                 return read_zip(file, size, map_location, trusted)
             return read_old(file, size, trusted)
         except UnpicklingError as error:
+            advice = OF_STRANGERS if trusted is None else OF_ONES_OWN
             raise CheckpointError(
-                f'is refused: {error}. Nothing of it was run. Whoever made it can save '
-                'the weights alone: torch.save(model.state_dict(), FILE).'
+                f'is refused: {error}. Nothing of it was run. {advice}'
             ) from error
         except Damaged as error:
             raise CheckpointError(str(error)) from error
@@ -158,7 +165,6 @@ def _what_else(start: bytes) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(
@@ -166,5 +172,5 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         ) from error
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f'is damaged, get it again: {error}.') from error
+    except Exception as error:
+        raise CheckpointError(f'is damaged, get it again: {shown(error)}.') from error

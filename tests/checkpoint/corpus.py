@@ -369,6 +369,8 @@ ODD_WEIGHTS = {
     'meta': lambda weight: weight.to('meta'),
     'conjugate weight': lambda weight: torch.complex(weight, weight).conj(),
 }
+if torch.__version__ < '2.4':
+    del ODD_WEIGHTS['nested']  # which that torch cannot save
 add('tensors', ODD_WEIGHTS, odd_weight)
 
 # NumPy and the log

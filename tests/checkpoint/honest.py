@@ -8,7 +8,8 @@ of others.
 
 import sys
 from collections import Counter, OrderedDict
-from pathlib import Path
+from datetime import datetime, timedelta, timezone
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -153,6 +154,7 @@ CONTENTS = {
         'channels_last': numbers(1, 2, 3, 4).contiguous(
             memory_format=torch.channels_last
         ),
+        'empty_at_the_end': numbers(10)[10:],
         'expanded': torch.ones(1).expand(1000, 1000),
     },
     'tied': tied,
@@ -167,6 +169,9 @@ CONTENTS = {
         'others': [1 + 2j, torch.Size([2, 3]), torch.float16, torch.device('cpu')],
         'counter': Counter('abca'),
         'slice': slice(1, None, 2),
+        'when': [datetime(2026, 1, 2, 3), timedelta(1, 2), datetime(2026, 1, 1).date()],
+        'in_utc': datetime(2026, 1, 2, tzinfo=timezone.utc),
+        'where': PurePosixPath('work_dirs/a'),
     },
     'shared_list': lambda: [[1, 2]] * 3,
     'unicode_names': lambda: {'权重.bias': numbers(2), 'größe': 3},
