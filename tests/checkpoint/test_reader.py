@@ -220,7 +220,7 @@ def test_damaged_and_other_files(make, message, path):
 
 def test_safetensors_is_optional(path, monkeypatch):
     kinds.safetensors(path, 'tiny')
-    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
     with pytest.raises(CheckpointError, match='pip install safetensors'):
         read_checkpoint(str(path))
 
