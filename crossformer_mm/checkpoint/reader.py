@@ -97,19 +97,17 @@ def download(url: str, path: Path) -> None:
     Raises:
         OSError: If the server does not answer, or ends before the file does.
     """
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        with (
-            urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
-            part.open('xb') as file,
-        ):
+    with (
+        urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
+        TemporaryDirectory(dir=path.parent) as folder,
+    ):
+        part = Path(folder, path.name)
+        with part.open('xb') as file:
             shutil.copyfileobj(answer, file)
             length = answer.headers.get('Content-Length')
             if length and int(length) != file.tell():
                 raise OSError(f'of {length} bytes, {file.tell()} came: try again')
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read_file(
