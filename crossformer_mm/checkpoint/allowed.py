@@ -270,9 +270,11 @@ def make_set(items: list) -> set:
 
 def make_ordered_dict(items: list = ()) -> OrderedDict:
     """Make an OrderedDict; Python 2 saved it with a list of pairs."""
-    for pair in items:
-        demand(type(pair) is list and len(pair) == 2 and is_key(pair[0]), 'an odd dict')
-    return OrderedDict(items)
+    pairs = all(type(pair) is list and len(pair) == 2 for pair in items)
+    demand(pairs and all(is_key(key) for key, _ in items), 'an odd dict')
+    made = OrderedDict(items)
+    demand(len(made) == len(items), 'a key is there twice')
+    return made
 
 
 def set_metadata(weights: OrderedDict, state: dict[str, Any]) -> None:

@@ -186,7 +186,8 @@ class Unpickler:
     def set_items(self, items: list[Any]) -> None:
         """Put keys and values into the dict on top."""
         target = self.stack[-1]
-        demand(type(target) in (dict, OrderedDict, Counter), 'it fills what is no dict')
+        fits = type(target) in (dict, OrderedDict, Counter)
+        demand(fits or self.is_trusted(type(target)), 'it fills what is no dict')
         self.contain(target, items)
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not is_key(key):
