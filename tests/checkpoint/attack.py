@@ -5,8 +5,8 @@
     python -m tests.checkpoint.attack --fast       # one way for each file, as in CI
 
 Each try is a process of its own, forked from one that has imported everything, with
-limits on time and memory. It has to end in one printable line, within 10 seconds and
-1 GB, without a signal, and without a trace: no marker, no new file, no class changed.
+limits on time and memory. It has to end in one printable line, within 10 seconds of work
+and 1 GB, without a signal, and without a trace: no marker, no new file, no class changed.
 """
 
 import argparse
@@ -170,8 +170,8 @@ def faults(case, way, result, new_files, honest_bytes):
         found.append('a line that is not printable, or endless')
     if result['out'].count('\nfile   ') or result['out'].count('\nkind  ') > 1:
         found.append('forged lines')
-    # A machine that has other work makes it wait.
-    if result['busy'] > SECONDS or result['seconds'] > 3 * SECONDS:
+    # Of work: a machine that has more to do makes it wait, up to the alarm.
+    if result['busy'] > SECONDS:
         found.append(f'{result["busy"]:.1f} s of work, {result["seconds"]:.1f} s')
     if result['memory'] > BYTES + honest_bytes:
         found.append(f'{result["memory"] / 1e6:.0f} MB')
