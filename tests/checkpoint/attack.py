@@ -6,8 +6,8 @@
 
 Each try is a process of its own, forked from one that has imported everything, with
 limits on time and memory. It has to end in one printable line, after 10 seconds of work
-and with 1 GB at the most, without a signal, and without a trace: no marker, no new file,
-no class changed.
+and with 1 GB at most, without a signal, and without a trace: no marker, no new file, no
+class changed.
 """
 
 import argparse
