@@ -3,7 +3,8 @@
 MMEngine leaves it to ``torch.load``. From torch 2.6 on, that refuses MMEngine's own
 checkpoints, for the log of the training in them; before, it runs whatever a file says.
 torch can be told to allow the log's classes, but then it does so for every file that
-the process reads, and one of them is ``getattr``.
+the process reads, ``getattr`` is one of them, and between these and a list of the
+user's own it chooses by chance.
 """
 
 from http.client import HTTPException

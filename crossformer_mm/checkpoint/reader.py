@@ -127,7 +127,7 @@ def _read_file(
             raise CheckpointError(_what_else(start))
         try:
             if start.startswith(ZIP_START):
-                return read_zip(file, size, map_location, trusted)
+                return read_zip(path, size, map_location, trusted)
             return read_old(file, size, trusted)
         except UnpicklingError as error:
             advice = OF_STRANGERS if trusted is None else OF_ONES_OWN

@@ -4,7 +4,8 @@ import io
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import torch
@@ -17,7 +18,9 @@ ZIP_START = b'PK\x03\x04'
 # A pickle of this number is what a file of torch before 1.6 starts with.
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 OLD_START = b'\x80\x02\x8a\x0a' + MAGIC_NUMBER.to_bytes(10, 'little') + b'.'
-CHUNK = 2**22
+CHUNK = 2**20
+READERS = 4
+MAX_ENTRIES = 100_000  # of 20,000 weights with the state of their optimizer
 
 MapLocation = str | torch.device | Mapping[str, str] | Callable | None
 
@@ -27,7 +30,7 @@ class Damaged(Exception):
 
 
 def read_zip(
-    file: BinaryIO,
+    path: Path,
     size: int,
     map_location: MapLocation,
     trusted: Mapping[str, Any] | None,
@@ -35,7 +38,7 @@ def read_zip(
     """Read what torch.save writes since torch 1.6.
 
     Args:
-        file (BinaryIO): The open file.
+        path (Path): The file.
         size (int): Its bytes.
         map_location: See ``torch.load``.
         trusted (Mapping[str, Any], optional): Further classes, by full name.
@@ -44,7 +47,10 @@ def read_zip(
         Exception: If it is damaged, or refused.
     """
     entries = {}
-    for info in zipfile.ZipFile(file).infolist():
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+    demand(len(infos) <= MAX_ENTRIES, f'it has more than {MAX_ENTRIES:,} entries')
+    for info in infos:
         # Of two entries of a name, and in an entry that is compressed, programs do
         # not see the same.
         demand(info.filename not in entries, 'an entry of its zip is there twice')
@@ -60,17 +66,17 @@ def read_zip(
     code = f'{folder}/constants.pkl' in entries
     demand(not code, 'it is a TorchScript archive, a program rather than weights')
     if (order := entries.get(f'{folder}/byteorder')) is not None:
-        little = read_entry(file, order) == b'little'
+        little = read_entry(path, order) == b'little'
         demand(little, 'its numbers have the byte order of another machine')
+    pickled = io.BytesIO(read_entry(path, entries[pickles[0]]))
     storages: dict[str, Storage] = {}
 
     def load_storage(
         dtype: torch.dtype, key: str, location: str, numel: int
     ) -> Storage:
         if key not in storages:
-            info = entries.get(f'{folder}/data/{key}')
-            demand(info, 'a tensor has a storage that is not there')
-            content = read_entry(file, info)
+            demand(key in contents, 'a tensor has a storage that is not there')
+            content = contents[key].result()
             whole = len(content) == numel * dtype.itemsize
             demand(whole, 'a storage has another size than its entry')
             memory = place(as_memory(content, dtype), location, map_location)
@@ -78,18 +84,29 @@ def read_zip(
         demand(storages[key][1:] == (dtype, numel), 'a storage is of two kinds')
         return storages[key]
 
-    pickled = io.BytesIO(read_entry(file, entries[pickles[0]]))
-    return Unpickler(load_storage, size, trusted).load(pickled)
+    data = f'{folder}/data/'
+    # Checksums take as long as reading: some entries are read at a time.
+    with ThreadPoolExecutor(READERS) as readers:
+        contents = {
+            name.removeprefix(data): readers.submit(read_entry, path, info)
+            for name, info in entries.items()
+            if name.startswith(data)
+        }
+        try:
+            return Unpickler(load_storage, size, trusted).load(pickled)
+        finally:
+            readers.shutdown(cancel_futures=True)
 
 
-def read_entry(file: BinaryIO, info: zipfile.ZipInfo) -> bytearray:
+def read_entry(path: Path, info: zipfile.ZipInfo) -> bytearray:
     """Read an entry of a zip, and check its checksum, as torch does not."""
-    file.seek(info.header_offset)
-    header = file.read(30)
-    lengths = (int.from_bytes(header[i : i + 2], 'little') for i in (26, 28))
-    file.seek(sum(lengths), io.SEEK_CUR)
     content = bytearray(info.file_size)
-    checksum = fill(content, file)
+    with path.open('rb') as file:
+        file.seek(info.header_offset)
+        header = file.read(30)
+        lengths = (int.from_bytes(header[i : i + 2], 'little') for i in (26, 28))
+        file.seek(sum(lengths), io.SEEK_CUR)
+        checksum = fill(content, file)
     if not header.startswith(ZIP_START) or checksum != info.CRC:
         raise Damaged(f'is damaged in {shown(info.filename)}: get it again.')
     return content
