@@ -23,7 +23,7 @@ from .text import shown
 
 HISTORY_ARRAYS = ('_log_history', '_count_history')
 # Numbers, truth values, text and bytes; no objects, and no fields.
-NUMPY_CODES = re.compile(r'b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[US]\d{1,6}')
+NUMPY_CODES = re.compile(r'b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[US][1-9]\d{0,5}')
 
 
 class Name(NamedTuple):
