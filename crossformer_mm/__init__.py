@@ -5,8 +5,8 @@ MMDetection, MMSegmentation and MMPretrain find them::
 
     custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
 
-It also lets torch's weights-only reader accept the checkpoints MMEngine writes, and
-configs inherit from ``mmseg::`` with the OneDL forks.
+It also gives MMEngine a safe reader of its own checkpoints, and lets configs inherit
+from ``mmseg::`` with the OneDL forks.
 """
 
 from .checkpoint import allow_mmengine_checkpoints

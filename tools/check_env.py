@@ -136,7 +136,17 @@ def check_opencv() -> Check:
 
 def check_torch() -> Check:
     """torch: the version; any build of it."""
-    return check_package('torch', 'torch')
+    check = check_package('torch', 'torch')
+    if check.verdict == 'warn' and numbers(check.found)[:2] < [2, 10]:
+        # Our own reader has no part in it.
+        unsafe = '; before 2.10 torch.load is open to CVE-2026-24747'
+        return check._replace(wanted=check.wanted + unsafe)
+    return check
+
+
+def numbers(version: str) -> list[int]:
+    """Return the numbers of a version, such as 2.1.2+cu121."""
+    return [int(number) for number in re.findall(r'\d+', version.partition('+')[0])]
 
 
 def check_cuda() -> Check:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..version import __version__
@@ -19,6 +20,7 @@ from .recognize import (
 )
 
 RECORD = 'crossformer_mm'  # where 'meta' tells where the weights come from
+LARGEST_LIST = 100_000  # numbers of an array in 'meta'
 TARGETS = ('backbone', 'classifier', 'detector', 'segmentor', 'original')
 
 
@@ -104,12 +106,26 @@ def make_meta(
     }
     if target in ('detector', 'segmentor') and isinstance(source_meta, dict):
         # MMCV 1.x had them in 'meta' itself.
-        meta['dataset_meta'] = source_meta.get('dataset_meta') or {
-            new: source_meta[old]
+        meta['dataset_meta'] = plain(source_meta.get('dataset_meta')) or {
+            new: found
             for old, new in (('CLASSES', 'classes'), ('PALETTE', 'palette'))
-            if source_meta.get(old)
+            if (found := plain(source_meta.get(old)))
         }
     return meta
+
+
+def plain(value: Any) -> Any:
+    """Copy data, arrays as lists; what is no data becomes None."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        size = value.numel() if isinstance(value, Tensor) else value.size
+        return value.tolist() if size <= LARGEST_LIST else None
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
+    return None
 
 
 def _openmmlab_name(name: str, network: Network) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..models.archs import ARCHS
 from .reader import CheckpointError
+from .text import shown
 
 Weights = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -158,7 +159,7 @@ def full_name(variant: str | None) -> str:
 
 def first_few(names: Iterable[Any]) -> str:
     """List the first three names, and how many there are beyond."""
-    names = [str(name) for name in names]
+    names = [shown(name) for name in names]
     more = f' and {len(names) - 3} more' if len(names) > 3 else ''
     return ', '.join(names[:3]) + more
 
@@ -181,7 +182,13 @@ def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:
     for name, value in (content[place] if place else content).items():
         if isinstance(value, Tensor):
             # DataParallel, and each wrapper around it, puts a 'module.' in front.
-            weights[re.sub(r'^(module\.)+', '', str(name))] = value
+            short = re.sub(r'^(module\.)+', '', str(name))
+            if short in weights:
+                raise CheckpointError(
+                    f'holds {shown(short)} twice, with and without "module.": take '
+                    'the one or the other out.'
+                )
+            weights[short] = value
         else:
             dropped[str(name)] = 'no tensor'
     return weights, dropped
@@ -217,8 +224,8 @@ def _find_backbone(weights: Weights, prefix: str) -> str:
         )
     if len(starts) > 1:
         raise CheckpointError(
-            f'holds {len(starts)} CrossFormers, under {sorted(starts)}: choose one '
-            "with init_cfg=dict(type='Pretrained', prefix=...)."
+            f'holds {len(starts)} CrossFormers, under {first_few(sorted(starts))}: '
+            "choose one with init_cfg=dict(type='Pretrained', prefix=...)."
         )
     return starts.pop()
 

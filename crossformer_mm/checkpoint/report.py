@@ -7,6 +7,7 @@ from pathlib import Path
 from .convert import compare_with_variant, select
 from .fit import precision
 from .recognize import Network, Weights, count_stages, first_few, full_name
+from .text import one_line
 
 
 def report_file(label: str, path: Path, sha256: str) -> Iterator[str]:
@@ -45,4 +46,4 @@ def _count(weights: Weights) -> str:
 
 
 def _line(label: str, text: str) -> str:
-    return f'{label:<12}{text}'
+    return one_line(f'{label:<12}{text}')

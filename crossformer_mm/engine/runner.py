@@ -114,6 +114,4 @@ class CheckedRunner(Runner):
         deterministic = self._randomness_cfg.get('deterministic', False)
         if get_device() == 'cpu' and not deterministic and is_faster_accelerated():
             accelerate_cpu(model)
-            self.logger.info(
-                'Linear layers run by oneDNN, which is faster on this CPU.'
-            )
+            self.logger.info('Linear layers run by oneDNN, faster on this CPU.')

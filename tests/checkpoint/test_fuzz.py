@@ -7,6 +7,7 @@ Case i follows from seed i alone.
 
 import io
 import os
+import time
 import zipfile
 from collections import Counter
 
@@ -20,7 +21,7 @@ from crossformer_mm.checkpoint.pretrained import PretrainedBackbone
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from crossformer_mm.checkpoint.recognize import recognize
 from crossformer_mm.checkpoint.writer import write_checkpoint
-from tests.checkpoint import kinds
+from tests.checkpoint import honest, kinds
 
 CASES = int(os.environ.get('CROSSFORMER_FUZZ', 100))
 UNTOUCHED = 123.0
@@ -124,6 +125,36 @@ def mutated(seed, files):
     buffer = io.BytesIO()
     torch.save({'model': weights}, buffer)
     return mutation, buffer.getvalue()
+
+
+def mutated_pickle(rng):
+    """Return a pickle as trainings save it, with a few bytes changed."""
+    content = honest.CONTENTS[rng.choice(list(honest.CONTENTS))]()
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return flip_pickle(buffer.getvalue(), rng)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+def test_mutated_pickles(tmp_path):
+    """Five times as many: each is read or refused, in no time."""
+    path = tmp_path / 'file'
+    outcomes = Counter()
+    for seed in range(5 * CASES):
+        path.write_bytes(mutated_pickle(np.random.default_rng(seed)))
+        start = time.process_time()
+        try:
+            read_checkpoint(str(path))
+            outcomes['read'] += 1
+        except CheckpointError as error:
+            assert str(error).isprintable()
+            outcomes['refused'] += 1
+        except Exception as error:
+            raise AssertionError(f'seed {seed}') from error
+        assert time.process_time() - start < 5, seed
+    print(f'\npickles of seeds 0 to {5 * CASES - 1}: {dict(outcomes)}')
+    assert len(outcomes) == 2
 
 
 @pytest.fixture(scope='module')

@@ -1,20 +1,27 @@
 """What MMEngine saves, it reads again: on any torch and numpy, and safely."""
 
 import io
+import sys
 import zipfile
-from pickle import UnpicklingError
+from collections import OrderedDict
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from torch import nn
 
-from crossformer_mm.checkpoint.allowed import RestoredHistory, get_statistic
-from crossformer_mm.checkpoint.reader import read_checkpoint
+from crossformer_mm.checkpoint.mmengine_loader import trusted_by_the_user
+from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from tests.checkpoint import kinds
 from tests.checkpoint.test_reader import hostile_objects, save
-from tests.conftest import ONEDL, on_openmmlab
+
+# torch keeps a list of what it may read besides, from this version on.
+with_safe_globals = pytest.mark.skipif(
+    not hasattr(torch.serialization, 'safe_globals'), reason='torch < 2.5'
+)
 
 
 def load(path):
@@ -24,13 +31,6 @@ def load(path):
 
 def history():
     return HistoryBuffer([3.0, 1.0], [1, 1])
-
-
-@pytest.fixture
-def weights_only(monkeypatch):
-    """The fork of MMEngine unpickles freely what is refused, unless torch forbids."""
-    if ONEDL:
-        monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
 
 
 def test_resume(tmp_path):
@@ -46,15 +46,63 @@ def test_resume(tmp_path):
     assert len(losses.data[0]) == 4
 
 
-@pytest.mark.usefixtures('weights_only')
-def test_reading_a_published_file_allows_nothing_and_forbids_nothing(tmp_path):
-    kinds.classifier(tmp_path / 'published.pth', 'tiny')
+def test_torch_load_itself_is_allowed_nothing(tmp_path):
+    """A file that is dangerous with NumPy's classes stays so for nobody."""
     torch.save({'history': history()}, tmp_path / 'ours.pth')
-    read_checkpoint(str(tmp_path / 'published.pth'))
     assert load(tmp_path / 'ours.pth')['history'].max() == 3
-    if torch.__version__ >= '2.6':
-        with pytest.raises(UnpicklingError, match='yacs.config.CfgNode'):
-            load(tmp_path / 'published.pth')
+    ours = [
+        item
+        for item in trusted_by_the_user().values()
+        if (getattr(item, '__module__', None) or '').startswith('crossformer_mm')
+    ]
+    assert not ours
+    with pytest.raises(Exception, match='Weights only load failed'):
+        torch.load(tmp_path / 'ours.pth', weights_only=True)
+
+
+@with_safe_globals
+def test_beside_what_the_user_allows(tmp_path):
+    """The usual list has the names of ours; a class of the user's own is let in."""
+    own = Fraction(1, 3)
+    torch.save({'history': history()}, tmp_path / 'log.pth')
+    save({'x': hostile_objects(tmp_path / 'mark')['getattr']}, tmp_path / 'bad.pth')
+    torch.save({'a': own}, tmp_path / 'own.pth')
+    with pytest.raises(
+        CheckpointError, match=r'own.pth is refused: .*add_safe_globals'
+    ):
+        load(tmp_path / 'own.pth')
+    usual = [HistoryBuffer, getattr, np.ndarray, np.dtype, type(np.dtype('f8'))]
+    usual += [np.empty(0).__reduce__()[0], np.float64().__reduce__()[0]]
+    with torch.serialization.safe_globals([*usual, Fraction]):
+        assert load(tmp_path / 'log.pth')['history'].max() == 3
+        with pytest.raises(CheckpointError, match='it asks for getattr'):
+            load(tmp_path / 'bad.pth')
+        assert load(tmp_path / 'own.pth') == {'a': own}
+        # What comes from strangers is read without it.
+        with pytest.raises(CheckpointError, match='fractions.Fraction'):
+            read_checkpoint(str(tmp_path / 'own.pth'))
+
+
+def test_versions_of_modules_are_kept(tmp_path):
+    """Modules rename old weights by them, such as MMCV's deformable convolutions."""
+    weights = nn.BatchNorm2d(3).state_dict()
+    weights.get = weights.items = torch.Size
+    torch.save(weights, tmp_path / 'a.pth')
+    loaded = load(tmp_path / 'a.pth')
+    assert type(loaded) is OrderedDict
+    assert vars(loaded) == {'_metadata': weights._metadata}
+
+
+@pytest.mark.parametrize(
+    'map_location',
+    ['cpu', torch.device('cpu'), {'cuda:0': 'cpu'}, lambda storage, _: storage, None],
+)
+def test_map_location(map_location, tmp_path):
+    torch.save({'x': torch.arange(3)}, tmp_path / 'a.pth')
+    loaded = CheckpointLoader.load_checkpoint(
+        str(tmp_path / 'a.pth'), map_location=map_location
+    )
+    assert loaded['x'].tolist() == [0, 1, 2]
 
 
 def test_history_is_a_real_one_again_and_saved_as_such(tmp_path):
@@ -93,30 +141,27 @@ def test_numpy_1_and_2(package, tmp_path):
     assert loaded['history'].max() == 3
 
 
-@pytest.mark.usefixtures('weights_only')
 @pytest.mark.parametrize('name', list(hostile_objects('mark')))
 def test_a_file_that_would_run_code_is_refused(name, tmp_path):
-    if ONEDL and name == 'getattr':
-        pytest.skip('the fork allows it itself')
     mark = tmp_path / 'mark'
     content = {'state_dict': {}, 'message_hub': {'x': hostile_objects(mark)[name]}}
     save(content, tmp_path / 'file.pth')
-    with pytest.raises(Exception, match=rf'Refused|GLOBAL (builtins\.)?{name}'):
+    with pytest.raises(CheckpointError, match=rf'it asks for (builtins\.)?{name}'):
         load(tmp_path / 'file.pth')
     assert not mark.exists()
 
 
-@on_openmmlab  # the fork allows the class itself
-@pytest.mark.usefixtures('weights_only')
 @pytest.mark.parametrize(
     'changes',
     [
         dict(statistics_methods={'mean': HistoryBuffer.min}),
         dict(statistics_methods={'other': HistoryBuffer.min}),
-        dict(statistics_methods={'mean': torch._utils._rebuild_tensor_v2}),
         dict(_statistics_methods={'mean': HistoryBuffer.mean}),
         dict(mean=HistoryBuffer.min),
         dict(_log_history=[1.0]),
+        dict(_log_history=np.ones((1, 2))),
+        dict(_log_history=np.ones(3)),
+        dict(_log_history=np.array(['a', 'b'])),
         dict(_log_history=np.array([{}, {}])),
         dict(max_length='1'),
     ],
@@ -136,22 +181,43 @@ def test_a_history_that_would_change_all_others_is_refused(
             torch.save({'history': history()}, tmp_path / 'file.pth')
         if changed is state:
             assert load(tmp_path / 'file.pth')['history'].mean() == 1
-    with pytest.raises(Exception, match='Refused: a History|ObjectDType'):
+    with pytest.raises(CheckpointError, match='a HistoryBuffer as MMEngine|type O8'):
         load(tmp_path / 'file.pth')
     assert history().statistics('mean') == 2
     assert set(HistoryBuffer._statistics_methods) == {'min', 'max', 'current', 'mean'}
 
 
-@pytest.mark.parametrize(
-    ('owner', 'name'),
-    [
-        (RestoredHistory, '__init__'),
-        (RestoredHistory, '__globals__'),
-        (torch, 'load'),
-        (HistoryBuffer.mean, '__globals__'),
-    ],
-)
-def test_getattr_gives_the_statistics_alone(owner, name):
-    with pytest.raises(Exception, match='Refused: it asks for getattr'):
-        get_statistic(owner, name)
-    assert get_statistic(RestoredHistory, 'mean') is HistoryBuffer.mean
+def test_a_statistic_of_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        HistoryBuffer, '_statistics_methods', {**HistoryBuffer._statistics_methods}
+    )
+
+    def median(self):
+        return float(np.median(self._log_history))
+
+    median.__qualname__ = 'median'
+    monkeypatch.setattr(sys.modules[__name__], 'median', median, raising=False)
+    HistoryBuffer.register_statistics(median)
+    torch.save({'history': history()}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='it asks for .*median'):
+        load(tmp_path / 'a.pth')
+    if hasattr(torch.serialization, 'safe_globals'):
+        with torch.serialization.safe_globals([median]):
+            loaded = load(tmp_path / 'a.pth')['history']
+        assert loaded.statistics('median') == 2
+
+
+def test_a_download_that_is_cut_off_is_named(tmp_path, monkeypatch, server):
+    """MMEngine keeps what it downloads, torch's downloader even half a file."""
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    torch.save({'x': torch.arange(3)}, tmp_path / 'a.pth')
+    kept = tmp_path / 'hub' / 'checkpoints' / 'a.pth'
+    assert load(f'{server}/a.pth')['x'].tolist() == [0, 1, 2]
+    kept.write_bytes(kept.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=f'cut off .*: rm {kept}$'):
+        load(f'{server}/a.pth')
+    kept.unlink()
+    assert load(f'{server}/a.pth')['x'].tolist() == [0, 1, 2]
+    with pytest.raises(CheckpointError, match='HTTP Error 404'):
+        load(f'{server}/other.pth')
+    assert list(kept.parent.iterdir()) == [kept]

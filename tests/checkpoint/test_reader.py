@@ -1,14 +1,11 @@
 """Nothing from a file is executed, and whatever is wrong with it is one clear error."""
 
-import http.server
 import io
 import os
 import pickle
 import sys
 import tarfile
-import threading
 import zipfile
-from functools import partial
 
 import pytest
 import torch
@@ -201,7 +198,7 @@ def make_nothing(path):
         (make_empty, 'is empty'),
         (make_cut, 'is cut off or damaged'),
         (make_web_page, 'is a web page'),
-        (make_flipped, 'is damaged in '),
+        (make_flipped, 'is damaged in file/data/'),
         (make_pickle, 'is no checkpoint, or damaged'),
         (make_old_pickle, 'is no checkpoint, or damaged'),
         (make_tar, 'is a tar archive'),
@@ -223,29 +220,12 @@ def test_damaged_and_other_files(make, message, path):
 
 def test_safetensors_is_optional(path, monkeypatch):
     kinds.safetensors(path, 'tiny')
-    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
     with pytest.raises(CheckpointError, match='pip install safetensors'):
         read_checkpoint(str(path))
 
 
 # Over the network
-
-
-@pytest.fixture
-def server(tmp_path):
-    """Serve ``tmp_path`` over HTTP on this machine."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    handler = partial(Handler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield f'http://127.0.0.1:{httpd.server_port}'
-        httpd.shutdown()
-        thread.join()
 
 
 def test_urls(server, path):

@@ -1,5 +1,6 @@
 """A new file is whole or not there, and nothing else changes."""
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -72,6 +73,96 @@ def test_a_full_disk_leaves_nothing(suffix, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('links', [True, False])
+def test_a_file_that_appears_meanwhile_stays(suffix, links, tmp_path, monkeypatch):
+    path = tmp_path / f'a{suffix}'
+    fsync = os.fsync
+
+    def write_theirs(file):
+        path.write_text('precious')
+        fsync(file)
+
+    if not links:
+        monkeypatch.setattr(os, 'link', no_links)
+    monkeypatch.setattr(os, 'fsync', write_theirs)
+    with pytest.raises(CheckpointError, match='is there already'):
+        write_checkpoint(CONTENT, path, publish=False)
+    assert path.read_text() == 'precious'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def no_links(*_):
+    raise PermissionError(errno.EPERM, 'Operation not permitted')
+
+
+def test_a_file_system_without_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'link', no_links)
+    path = write_checkpoint(CONTENT, tmp_path / 'a.pth', publish=False)
+    assert list(tmp_path.iterdir()) == [path]
+    assert torch.load(path, weights_only=True)['state_dict']['b'].tolist() == [1, 1, 1]
+
+
+def write_at_once(barrier, path, seed):
+    content = {**CONTENT, 'state_dict': {'a': torch.full((100_000,), float(seed))}}
+    barrier.wait()
+    try:
+        write_checkpoint(content, path, publish=False)
+    except CheckpointError:
+        os._exit(2)
+    os._exit(0)
+
+
+def test_of_several_at_once_one_succeeds(tmp_path):
+    context = multiprocessing.get_context('fork')
+    for round_ in range(10):
+        path = tmp_path / f'{round_}.pth'
+        barrier = context.Barrier(4)
+        writers = [
+            context.Process(target=write_at_once, args=(barrier, path, seed))
+            for seed in range(4)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        codes = [writer.exitcode for writer in writers]
+        assert sorted(codes) == [0, 2, 2, 2]
+        values = torch.load(path, weights_only=True)['state_dict']['a']
+        assert (values == codes.index(0)).all()
+    assert len(list(tmp_path.iterdir())) == 10
+
+
+def test_a_link_to_nowhere_stays(tmp_path):
+    path = tmp_path / 'a.pth'
+    path.symlink_to('nowhere')
+    with pytest.raises(CheckpointError, match='is there already'):
+        write_checkpoint(CONTENT, path, publish=False)
+    assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
+
+
+def test_files_of_other_processes_stay(tmp_path):
+    """Another container on the same folder may have a process of the same number."""
+    theirs = tmp_path / f'.a.pth.{os.getpid()}.part'
+    theirs.write_text('precious')
+    write_checkpoint(CONTENT, tmp_path / 'a.pth', publish=False)
+    assert theirs.read_text() == 'precious'
+
+
+@pytest.mark.parametrize('letter', ['a', '文'])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_the_longest_names(letter, suffix, tmp_path):
+    bytes_left = 255 - len(suffix)
+    name = letter * (bytes_left // len(letter.encode())) + suffix
+    path = write_checkpoint(CONTENT, tmp_path / name, publish=False)
+    assert list(tmp_path.iterdir()) == [path]
+    for publish, longer in ((True, name.replace(letter, 'b', 1)), (False, 'x' + name)):
+        longer = longer if publish else f'xxx{longer}'
+        with pytest.raises(CheckpointError, match='cannot be written: File name too'):
+            write_checkpoint(CONTENT, tmp_path / longer, publish)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -87,7 +178,7 @@ def write_half_and_die(_, file):
     [
         ('torch.save', write_half_and_die),
         ('os.fsync', die),
-        ('os.replace', die),
+        ('os.link', die),
     ],
 )
 def test_a_crash_while_writing(function, replacement, tmp_path, monkeypatch):
@@ -105,7 +196,7 @@ def test_a_crash_while_writing(function, replacement, tmp_path, monkeypatch):
     assert not (tmp_path / 'new.pth').exists()
     assert other.read_text() == 'precious'
     # What is left says what it is, and does not stand in the way of a second try.
-    (part,) = tmp_path.glob('.*')
+    (part,) = tmp_path.glob('.new*')
     assert part.name.startswith('.new.pth.')
     assert part.suffix == '.part'
     write_checkpoint(CONTENT, tmp_path / 'new.pth', publish=False)

@@ -105,6 +105,14 @@ def test_several_broken_parts(tmp_path):
     assert lines['torch'].startswith('ok')
 
 
+@pytest.mark.parametrize(('version', 'told'), [('2.9.1', True), ('2.12.0', False)])
+def test_a_torch_whose_reader_is_unsafe(version, told, tmp_path):
+    fake_distribution(tmp_path, 'torch', version)
+    _, lines = examine(path=tmp_path)
+    assert lines['torch'].startswith('warn')
+    assert ('CVE-2026-24747' in lines['torch']) == told
+
+
 def test_a_broken_numpy_is_told(tmp_path):
     (tmp_path / 'numpy.py').write_text("raise ImportError('libopenblas is missing')\n")
     code, lines = examine(path=tmp_path)

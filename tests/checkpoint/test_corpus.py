@@ -1,0 +1,22 @@
+"""The corpus of hostile and broken files; all of it is tried by ``attack``."""
+
+import subprocess
+import sys
+
+from tests.checkpoint.corpus import CASES
+from tests.conftest import ROOT
+
+
+def test_each_file_on_one_way():
+    command = [
+        sys.executable,
+        '-W',
+        'ignore',
+        '-m',
+        'tests.checkpoint.attack',
+        '--fast',
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    assert len(CASES) >= 300
