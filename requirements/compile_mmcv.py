@@ -43,7 +43,9 @@ def main() -> None:
     if missing := missing_tool(pins, gpu):
         sys.exit(missing)
     folder = kept_wheels(pins, gpu)
-    if not list(folder.glob('*.whl')):
+    if list(folder.glob('*.whl')):
+        print(f'  kept by an earlier run in {folder}')
+    else:
         with TemporaryDirectory() as workshop:
             keep(compile_wheel(pins, gpu, Path(workshop)), folder)
     (wheel,) = folder.glob('*.whl')
