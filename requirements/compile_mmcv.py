@@ -24,6 +24,13 @@ from pins import Pins, compute_capability, installed_stack
 # Instead of Python's own flags, which ask for -g: debug information takes a third of
 # the time. The header is only used by sources with the very same flags.
 FLAGS = '-Wsign-compare -DNDEBUG -g0 -fwrapv -O3 -Wall'
+HEADER = """
+#ifdef __clang__
+#error "clang refuses a precompiled header that does not fit, gcc passes over it"
+#else
+#include <torch/types.h>
+#endif
+"""
 # mmcv's setup.py reads its version by locals() after exec(). From Python 3.13 on it is
 # only there if exec() is told to define it in the frame itself.
 EXEC_AS_BEFORE = """
@@ -167,13 +174,12 @@ def precompile(header: Path) -> bool:
     """Compile the header that takes most of the time of each of mmcv's files.
 
     Returns:
-        Whether that worked. gcc passes over a precompiled header that does not fit;
-        clang refuses to compile then, so it does without.
+        Whether that worked; mmcv compiles without it as well.
     """
     import torch
     from torch.utils.cpp_extension import include_paths
 
-    header.write_text('#ifdef __clang__\n#error\n#endif\n#include <torch/types.h>\n')
+    header.write_text(HEADER)
     # -std and -fPIC as in mmcv's setup.py and setuptools.
     command = [compiler(), *FLAGS.split(), '-fPIC', '-std=c++17']
     command += [f'-I{path}' for path in include_paths()]
