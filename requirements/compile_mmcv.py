@@ -9,6 +9,7 @@ pip's cache, for every environment with the same Python and torch.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -45,6 +46,7 @@ builtins.exec = exec_in_frame
 
 def main() -> None:
     """Install the wheel, which is compiled first unless an earlier run kept it."""
+    logging.disable(logging.WARNING)  # torch tells of a CUDA toolkit that goes unused
     pins = Pins(os.environ.get('STACK') or installed_stack())
     gpu = compute_capability()
     if missing := missing_tool(pins, gpu):

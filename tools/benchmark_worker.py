@@ -76,7 +76,7 @@ def fit(job: Job) -> Job:
     def fits(batch: int) -> bool:
         try:
             make_step(model, job | dict(task='train', batch=batch))()
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             return False
         finally:
             model.zero_grad()
