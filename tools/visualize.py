@@ -159,7 +159,6 @@ def build_backbone(config: Config, checkpoint: Path | None) -> CrossFormer:
         fail(f'the backbone is a {type(backbone).__name__}, not a CrossFormer')
     if checkpoint is None:
         print('The weights are random: no --checkpoint is given.')
-        backbone.init_weights()
         return backbone.eval()
     try:
         PretrainedBackbone(str(checkpoint))(backbone)
