@@ -64,7 +64,7 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     sample = BaseDataElement(metainfo=dict(shape, scale_factor=(1.0, 1.0)))
     data = dict(inputs=[image], data_samples=[sample])
     data = model.data_preprocessor(data, False)
-    with flop_counter() as counter:
+    with flop_counter(model) as counter:
         model(**data, mode='tensor')
     counts = {
         name: sum(operations.values()) // 2  # a multiply-add counts as two there
