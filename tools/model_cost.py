@@ -1,14 +1,12 @@
 """What the tools that tell the cost of a network share."""
 
 import argparse
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import crossformer_mm  # noqa: F401 - registers the backbones
@@ -47,14 +45,11 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def flop_counter(model: nn.Module) -> FlopCounterMode:
-    """Make torch's counter for a model, which counts attention on a CPU as well."""
+def flop_counter() -> FlopCounterMode:
+    """Make torch's counter, which counts attention on a CPU as well."""
     kernel = getattr(torch.ops.aten, CPU_ATTENTION, None)
     mapping = {kernel: attention_flops} if kernel else {}
-    with warnings.catch_warnings():
-        # torch 2.1 needs the model to tell its parts apart; newer ones say they don't.
-        warnings.simplefilter('ignore')
-        return FlopCounterMode(mods=model, display=False, custom_mapping=mapping)
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def attention_flops(
