@@ -35,7 +35,7 @@ test-cls:  ## the tests of classification
 	@$(MAKE) --no-print-directory STACK=mmpretrain TESTS=tests/classification test
 
 quickstart: env data/mini_coco  ## mini data, training, evaluation, pictures
-	@echo 'Training Mask R-CNN: MINUTES on 2 cores'
+	@echo 'Training Mask R-CNN: 4 min on 2 cores'
 	@$(MIM) train mmdet $(CONFIG) --work-dir $(WORK_DIR)
 	@echo 'Testing it: 20 s'
 	@$(MIM) test mmdet $(CONFIG) --work-dir $(WORK_DIR) \
@@ -61,7 +61,7 @@ data/mini_coco: | env
 	@$(BIN)/python tools/make_mini_coco.py $@
 
 quickstart-seg: env data/mini_ade20k  ## the same with a segmentor
-	@echo 'Training Semantic FPN: MINUTES on 2 cores'
+	@echo 'Training Semantic FPN: 4 min on 2 cores'
 	@$(MIM) train mmsegmentation $(SEG_CONFIG) --work-dir $(SEG_WORK_DIR)
 	@echo 'Testing it: 20 s'
 	@$(MIM) test mmsegmentation $(SEG_CONFIG) --work-dir $(SEG_WORK_DIR) \
