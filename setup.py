@@ -22,9 +22,16 @@ setup(
         'console_scripts': ['crossformer-config = crossformer_mm.shipped:main']
     },
     python_requires='>=3.10',
+    classifiers=[
+        f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)
+    ],
     install_requires=['torch>=2.1', 'mmengine>=0.10.4'],
+    # mmcv>=2.0.0rc4,<2.2 belongs to the first two, and has to be there before. It is
+    # compiled for the very torch beside it; pip builds apart from that torch, and would
+    # leave the ops out. `mim install "mmcv<2.2"` has wheels up to torch 2.1, and
+    # requirements/compile_mmcv.py compiles it for any.
     extras_require={
-        'mmdet': ['mmdet>=3.3', 'mmcv>=2.0.0rc4,<2.2'],
-        'mmseg': ['mmsegmentation>=1.2', 'mmcv>=2.0.0rc4,<2.2', 'ftfy', 'regex'],
+        'mmdet': ['mmdet>=3.3'],
+        'mmseg': ['mmsegmentation>=1.2', 'ftfy', 'regex'],
     },
 )

@@ -43,7 +43,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=10, end=200),
 ]
 optim_wrapper = dict(
-    optimizer=dict(lr=7e-4, weight_decay=0.05, fused=True),
+    optimizer=dict(lr=7e-4, weight_decay=0.05),
     clip_grad=dict(_delete_=True, max_norm=10),
 )
 default_hooks = dict(

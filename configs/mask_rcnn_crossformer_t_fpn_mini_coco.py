@@ -91,7 +91,7 @@ param_scheduler = [
     ),
 ]
 optim_wrapper = dict(
-    optimizer=dict(lr=7e-4, weight_decay=0.05, fused=True), clip_grad=dict(max_norm=10)
+    optimizer=dict(lr=7e-4, weight_decay=0.05), clip_grad=dict(max_norm=10)
 )
 default_hooks = dict(
     logger=dict(interval=5),

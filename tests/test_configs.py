@@ -1,6 +1,7 @@
 """Every config parses, builds as published, and makes a step."""
 
 import math
+import re
 import subprocess
 import sys
 
@@ -187,6 +188,16 @@ def test_small_memory_fits_any_config(path, tmp_path):
     assert cfg.train_dataloader == dict(plain.train_dataloader, batch_size=2)
     assert cfg.optim_wrapper == dict(plain.optim_wrapper, type='AmpOptimWrapper')
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
+
+
+# Arguments of optimizers and optimizers that came after torch 2.1, or to the CPU.
+NEWER = r'\bfused\b|\bdecoupled_weight_decay\b|Adafactor|Muon|\bcompile\b'
+
+
+def test_no_config_needs_a_newer_torch_than_setup_py_asks_for():
+    assert "'torch>=2.1'" in (ROOT / 'setup.py').read_text()
+    for path in FOLDER.rglob('*.py'):
+        assert not re.search(NEWER, path.read_text()), path.name
 
 
 SMALL = (128, 128)

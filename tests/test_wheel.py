@@ -43,6 +43,30 @@ def wheel(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def here(tmp_path):
+    """Return how to run a command of this environment from another folder."""
+    env = {**os.environ, 'PATH': f'{MIM.parent}{os.pathsep}{os.environ["PATH"]}'}
+    env.pop('PYTHONPATH', None)
+    return lambda *command: run(command, cwd=tmp_path, env=env)
+
+
+def test_the_command_of_this_environment(here, tmp_path):
+    """As the shell finds it, in a process of its own."""
+    copied = here('crossformer-config', NAME, '--copy', 'mine')
+    assert copied.stdout == f'mine/{NAME}.py\n'
+    assert (tmp_path / 'mine' / f'{NAME}.py').is_file()
+
+
+@on_openmmlab
+@pytest.mark.slow
+def test_mim_runs_a_tool_of_this_environment(here):
+    told = here(MIM, 'run', 'crossformer_mm', 'get_flops', '--no-such-option')
+    assert 'usage: get_flops.py' in told.stdout
+    ran = here(MIM, 'run', 'crossformer_mm', 'check_env')
+    assert ran.returncode == 0, ran.stdout
+
+
 @pytest.fixture(scope='module')
 def outside(wheel, tmp_path_factory):
     """Install the wheel alone; return how to run a command that sees nothing else."""
@@ -94,6 +118,16 @@ def test_mim_runs_every_tool(outside, tool):
     # The doctor takes no options and reports.
     told = 'mmengine ' if tool == 'check_env' else f'usage: {tool}.py'
     assert told in result.stdout
+
+
+@pytest.mark.slow
+def test_tools_run_without_mim(outside):
+    call, _ = outside
+    listed = call(sys.executable, '-m', 'crossformer_mm').stdout
+    assert listed.startswith('usage: python -m crossformer_mm TOOL ...\n')
+    assert set(COMMANDS) <= set(listed.split('TOOL: ')[1].strip().split(', '))
+    result = call(sys.executable, '-m', 'crossformer_mm', 'visualize', '--help')
+    assert 'usage: visualize.py' in result.stdout
 
 
 @on_openmmlab

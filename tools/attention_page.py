@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from attention_plots import QUERY, WEIGHTS, describe
 from matplotlib import colormaps
-from tqdm import tqdm
+from rich.progress import track
 
 from crossformer_mm.attention_record import AttentionRecord
 
@@ -59,7 +59,7 @@ def write_page(path: Path, title: str, image: np.ndarray, records: Records) -> P
     numbers = b''.join(
         record.groups().numpy().astype('<i4').tobytes() for record in blocks
     )
-    weights = b''.join(map(_weights, tqdm(blocks, 'attention.html', unit='block')))
+    weights = b''.join(_weights(block) for block in track(blocks, 'attention.html'))
     _, picture = cv2.imencode('.png', image[..., ::-1])
     page = TEMPLATE.read_text()
     for name, content in {

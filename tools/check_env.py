@@ -1,11 +1,10 @@
-"""Tell what in this environment would break a training, and how to mend it.
+"""Check what in this environment would break a training, and how to mend it.
 
     python tools/check_env.py
 
 Prints one line per part: verdict, what is found, what is wanted and the command that
 mends it. 'warn' means untried but able to train. Ends with exit code 1 when anything
-says FAIL. Needs nothing but Python itself: whatever else is missing or broken is what
-it is there to tell.
+says FAIL. Needs nothing but Python itself.
 """
 
 from __future__ import annotations
@@ -14,28 +13,21 @@ import contextlib
 import importlib
 import io
 import platform
-import re
 import shlex
-import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-FOLDER = Path(__file__).parents[1] / 'requirements'
-# The forks of OpenMMLab's packages have the same modules.
-ONEDL = bool(list(metadata.distributions(name='onedl-mmengine')))
-FORKS = {
-    'mmengine': 'onedl-mmengine',
-    'mmcv': 'onedl-mmcv',
-    'mmdet': 'onedl-mmdetection',
-    'mmsegmentation': 'onedl-mmsegmentation',
-    'openmim': 'onedl-mim',
-}
-STACK = 'onedl.txt' if ONEDL else 'openmmlab.txt'
-PINS = ''.join((FOLDER / name).read_text() for name in (STACK, 'common.txt'))
-CPU_INDEX = r'^torch==.*CPU on (\S+)'
+ROOT = Path(__file__).resolve().parents[1]  # of the repository, or the wheel's .mim
+sys.path.insert(0, str(ROOT / 'requirements'))
+from pins import Pins, compute_capability, installed, installed_stack  # noqa: E402
+
+PINS = Pins(installed_stack())
+Test = Callable[[], object]  # raises an error unless a part works
 PIP = f'{shlex.quote(sys.executable)} -m pip'
 
 
@@ -45,7 +37,7 @@ class Check(NamedTuple):
     part: str
     found: str
     wanted: str
-    verdict: str
+    verdict: str = 'ok'
     mend: str = ''
 
 
@@ -53,26 +45,28 @@ def main() -> int:
     """Run all checks and return the exit code."""
     warnings.simplefilter('ignore')
     print_line(Check('part', 'found', 'wanted', 'verdict', 'mend with'))
+    ops = {'torch': install('torch'), 'mmcv._ext': install('mmcv')}
     failed = False
     # Printed one by one: should a broken extension bring Python down, the last line
     # tells how far it came.
     for check in (
         check_python,
-        check_setuptools,
-        check_numpy,
+        # mmengine and openmim import its pkg_resources, gone in 82.
+        partial(check_package, 'setuptools', 'pkg_resources'),
+        partial(check_package, 'numpy', 'numpy', exchange_an_array),
         check_opencv,
         check_torch,
         check_cuda,
-        check_mmengine,
-        check_mmcv,
-        check_mmcv_ops,
-        check_mmdet,
-        check_mmseg,
+        partial(check_package, 'mmengine', 'mmengine'),
+        partial(check_package, 'mmcv', 'mmcv'),
+        partial(examine, 'mmcv._ext', ops, 'loads', 'compiled for this torch'),
+        partial(check_package, 'mmdet', 'mmdet'),
+        partial(check_package, 'mmsegmentation', 'mmseg'),
         check_mmseg_namesake,
-        check_pycocotools,
-        check_mim,
-        check_plugin_in_mmdet,
-        check_plugin_in_mmseg,
+        partial(check_package, 'pycocotools', 'pycocotools.mask'),
+        partial(check_package, 'openmim', 'mim.cli'),
+        partial(check_plugin, 'mmdet', 'mmdet'),
+        partial(check_plugin, 'mmseg', 'mmsegmentation'),
     ):
         result = check()
         print_line(result)
@@ -87,287 +81,130 @@ def print_line(check: Check) -> None:
     print(line + mend, flush=True)
 
 
-# The parts
-
-
 def check_python() -> Check:
     """Python: the version and whether the stack was tried on it."""
-    tried = note(r'^# Python: (.+)$')
-    version = platform.python_version()
-    verdict = 'ok' if version.rpartition('.')[0] in tried.split(', ') else 'warn'
-    mend = '' if verdict == 'ok' else 'make env PYTHON=python3.11'
-    return Check('Python', version, tried.replace(', ', ' or '), verdict, mend)
-
-
-def check_setuptools() -> Check:
-    """setuptools: mmengine and openmim import its pkg_resources, gone in 82."""
-    return check_package('setuptools', 'setuptools', module='pkg_resources')
-
-
-def check_numpy() -> Check:
-    """numpy: it must load, and be one that torch can exchange arrays with."""
-    check = check_package('numpy', 'numpy')
-    if check.verdict == 'FAIL' or importing('torch'):
+    version, tried = platform.python_version(), PINS.pythons
+    check = Check('Python', version, ', '.join(tried))
+    if version.rpartition('.')[0] in tried:
         return check
-    try:
-        import numpy
-        import torch
+    return check._replace(verdict='warn', mend=f'make env PYTHON=python{tried[0]}')
 
-        torch.from_numpy(numpy.zeros(1))
-    except Exception as error:
-        return failure('numpy', error, check.wanted, install('numpy'))
+
+def check_package(package: str, module: str, test: Test = bool) -> Check:
+    """Import and test a package and compare its version with the pin."""
+    found, pin = installed(PINS.called(package)), PINS.version(package)
+    mend, wanted = install(package), pin + mmcv_range(package)
+    check = examine(package, {module: mend}, found or 'no metadata', wanted, test)
+    # '+cpu' names the build, not another version.
+    if check.verdict == 'ok' and found.partition('+')[0] != pin:
+        return check._replace(verdict='warn' if found else 'FAIL', mend=mend)
     return check
 
 
+def exchange_an_array() -> None:
+    """Give torch an array of numpy, where there is a torch."""
+    with contextlib.suppress(ImportError):
+        torch = importlib.import_module('torch')
+        torch.from_numpy(sys.modules['numpy'].zeros(1))
+
+
 def check_opencv() -> Check:
-    """OpenCV: any of its distributions will do that loads."""
-    wanted = pinned('opencv-python-headless')
+    """OpenCV: either of its distributions will do if it loads."""
     # opencv-python, which mmengine asks for, needs libGL and owns the same files.
     mend = f'{PIP} uninstall -y opencv-python && '
     mend += f'{install("opencv-python-headless")} --force-reinstall'
-    error = importing('cv2')
-    if error:
-        return failure('OpenCV', error, wanted, mend)
-    found = sys.modules['cv2'].__version__
-    # Its distributions carry a fourth number that its module does not have.
-    verdict = 'ok' if wanted.startswith(f'{found}.') else 'warn'
-    return Check('OpenCV', found, wanted, verdict, '' if verdict == 'ok' else mend)
+    found = installed('opencv-python-headless') or installed('opencv-python')
+    return examine('OpenCV', {'cv2': mend}, found, 'any that loads')
 
 
 def check_torch() -> Check:
     """torch: the version; any build of it."""
     check = check_package('torch', 'torch')
-    if check.verdict == 'warn' and numbers(check.found)[:2] < [2, 10]:
-        # Our own reader has no part in it.
+    numbers = [int(number) for number in check.found.partition('+')[0].split('.')[:2]]
+    if check.verdict == 'warn' and numbers < [2, 10]:
+        # Our own reader of checkpoints has no part in it.
         unsafe = '; before 2.10 torch.load is open to CVE-2026-24747'
         return check._replace(wanted=check.wanted + unsafe)
     return check
 
 
-def numbers(version: str) -> list[int]:
-    """Return the numbers of a version, such as 2.1.2+cu121."""
-    return [int(number) for number in re.findall(r'\d+', version.partition('+')[0])]
-
-
 def check_cuda() -> Check:
     """CUDA: with an NVIDIA driver torch should be able to use it."""
-    driver = has_driver()
+    driver = compute_capability()
     wanted = 'usable' if driver else 'no need, no driver'
-    if importing('torch'):
-        return Check('CUDA', 'no torch', wanted, 'FAIL', install('torch'))
-    import torch
-
-    build = torch.version.cuda
-    if build and torch.cuda.is_available():
-        return Check('CUDA', f'{build}, usable', wanted, 'ok')
-    found = f'{build}, not usable' if build else 'CPU build of torch'
-    if not driver:
-        return Check('CUDA', found, wanted, 'ok')
+    check = examine('CUDA', {'torch': install('torch')}, 'CPU build of torch', wanted)
+    if check.verdict == 'FAIL':
+        return check
+    if build := (torch := sys.modules['torch']).version.cuda:
+        usable = 'usable' if torch.cuda.is_available() else 'not usable'
+        check = check._replace(found=f'{build}, {usable}')
+    if not driver or check.found.endswith(', usable'):
+        return check
     mend = f'update the NVIDIA driver for CUDA {build}' if build else install('torch')
     # A training runs on the CPU as well, only slowly.
-    return Check('CUDA', found, wanted, 'warn', mend)
-
-
-def check_mmengine() -> Check:
-    """mmengine: the version."""
-    return check_package('mmengine', 'mmengine')
-
-
-def check_mmcv() -> Check:
-    """mmcv: the version."""
-    return check_package('mmcv', 'mmcv')
-
-
-def check_mmcv_ops() -> Check:
-    """Compiled ops of mmcv: they load with the very torch they were compiled for."""
-    wanted = 'compiled for this torch'
-    error = importing('torch') or importing('mmcv._ext')
-    if error:
-        mend = install('torch' if importing('torch') else 'mmcv')
-        return failure('mmcv._ext', error, wanted, mend)
-    return Check('mmcv._ext', 'loads', wanted, 'ok')
-
-
-def check_mmdet() -> Check:
-    """mmdet: the version, and that it accepts this mmcv."""
-    return check_package('mmdet', 'mmdet', also=mmcv_range('mmdet'))
-
-
-def check_mmseg() -> Check:
-    """mmsegmentation: the version, and that it accepts this mmcv."""
-    name = 'mmsegmentation'
-    return check_package('mmsegmentation', name, module='mmseg', also=mmcv_range(name))
+    return check._replace(verdict='warn', mend=mend)
 
 
 def check_mmseg_namesake() -> Check:
     """mmseg: a word segmenter that overwrites files of mmsegmentation."""
-    found = version_of('mmseg')
-    if found is None:
-        return Check('mmseg', 'not there', 'not there', 'ok')
-    mend = f'{PIP} uninstall -y mmseg && '
-    mend += f'{install("mmsegmentation")} --force-reinstall'
-    return Check('mmseg', f'{found}, a segmenter', 'not there', 'FAIL', mend)
+    if not installed('mmseg'):
+        return Check('mmseg', 'not there', 'not there')
+    mend = f'{PIP} uninstall -y mmseg && {install("mmsegmentation")} --force-reinstall'
+    return Check('mmseg', 'a word segmenter', 'not there', 'FAIL', mend)
 
 
-def check_pycocotools() -> Check:
-    """pycocotools: its compiled part loads."""
-    return check_package('pycocotools', 'pycocotools', module='pycocotools.mask')
-
-
-def check_mim() -> Check:
-    """openmim: the command that starts a training."""
-    return check_package('openmim', 'openmim', module='mim.cli')
-
-
-def check_plugin_in_mmdet() -> Check:
-    """The plugin, as mmdet sees it."""
-    return check_plugin('mmdet')
-
-
-def check_plugin_in_mmseg() -> Check:
-    """The plugin, as mmseg sees it."""
-    return check_plugin('mmseg')
-
-
-def check_plugin(host: str) -> Check:
-    """Look up a backbone of the plugin in the host's registry."""
-    part, wanted = f'plugin in {host}', 'CrossFormer_S registered'
+def check_plugin(host: str, package: str) -> Check:
+    """Look up a backbone of the plugin in the registry of mmdet or mmseg."""
     # Where the repository lies around this file, that is the plugin to install.
-    root = Path(__file__).parents[1]
-    source = f'-e {shlex.quote(str(root))}' if (root / 'setup.py').exists() else ''
-    mend = f'{PIP} install --no-deps {source or "crossformer-mm"}'
-    error = importing('crossformer_mm')
-    if error:
-        return failure(part, error, wanted, mend)
-    distribution = {'mmseg': 'mmsegmentation'}.get(host, host)
-    error = importing(f'{host}.registry')
-    if error:
-        return failure(part, error, wanted, install(distribution))
-    try:
-        backbone = sys.modules[f'{host}.registry'].MODELS.get('CrossFormer_S')
-    except Exception as error:  # the registry imports the host's models first
-        return failure(part, error, wanted, install(distribution))
-    if backbone is None:
-        return Check(part, 'not registered', wanted, 'FAIL', mend)
-    return Check(part, 'registered', wanted, 'ok')
+    checkout = (ROOT / 'setup.py').exists()
+    source = f'-e {shlex.quote(str(ROOT))}' if checkout else 'crossformer-mm'
+    plugin = f'{PIP} install --no-deps {source}'
+    modules = {f'{host}.registry': install(package), 'crossformer_mm': plugin}
+
+    def look_up() -> None:
+        if sys.modules[f'{host}.registry'].MODELS.get('CrossFormer_S') is None:
+            raise LookupError('not registered')
+
+    return examine(f'plugin in {host}', modules, 'there', 'CrossFormer_S', look_up)
 
 
-# How a part is checked
-
-
-def check_package(
-    part: str, distribution: str, module: str | None = None, also: str = ''
+def examine(
+    part: str, modules: dict[str, str], found: str, wanted: str, test: Test = bool
 ) -> Check:
-    """Compare a package with its pin and import it.
-
-    Args:
-        part: What the table calls it.
-        distribution: Its name for pip and in the pin file.
-        module: What to import, where that is not the name of the distribution.
-        also: What else is wanted of it, in words.
-    """
-    mend = install(distribution)
-    found = version_of(distribution)
-    pin = pinned(distribution)
-    wanted = f'{pin}{also}'
-    error = importing(module or distribution)
-    if error:
-        return failure(part, error, wanted, mend, found)
-    if found is None:
-        return Check(part, 'no metadata', wanted, 'FAIL', mend)
-    # '+cpu' names the build, not another version.
-    if found.partition('+')[0] != pin:
-        return Check(part, found, wanted, 'warn', mend)
-    return Check(part, found, wanted, 'ok')
-
-
-def importing(module: str) -> Exception | None:
-    """Import a module in silence and return what it raised."""
+    """Import modules in silence, each with the command that mends it, and test them."""
     silence = io.StringIO()
     try:
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-            importlib.import_module(module)
+            for module in modules:
+                importlib.import_module(module)
+            test()
     except Exception as error:
-        return error
-    return None
+        told = f'{type(error).__name__}: {(str(error).strip() or "-").splitlines()[0]}'
+        # Another package that is missing may be to blame.
+        missing = (getattr(error, 'name', '') or '-').partition('.')[0]
+        mend = install(missing) if PINS.version(missing) else modules[module]
+        return Check(part, told, wanted, 'FAIL', mend)
+    return Check(part, found, wanted)
 
 
-def failure(
-    part: str, error: Exception, wanted: str, mend: str, found: str | None = None
-) -> Check:
-    """Tell of a part that does not import; another missing package may be to blame."""
-    told = (str(error).strip().splitlines() or [''])[0]
-    if not isinstance(error, ModuleNotFoundError):
-        told = f'{type(error).__name__}: {told}'
-    elif pinned(missing := (error.name or '').partition('.')[0]):
-        mend = install(missing)
-    return Check(part, f'{found}, {told}' if found else told, wanted, 'FAIL', mend)
-
-
-def has_driver() -> bool:
-    """Ask whether there is a working NVIDIA driver."""
-    try:
-        return subprocess.run(['nvidia-smi'], capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
-# What is wanted, and how it is had
-
-
-def note(pattern: str) -> str:
-    """Return what ``pattern`` captures in the pin file, or nothing."""
-    found = re.search(pattern, PINS, re.MULTILINE)
-    return found[1] if found else ''
-
-
-def called(distribution: str) -> str:
-    """Return what the stack calls a distribution of OpenMMLab."""
-    return FORKS.get(distribution, distribution) if ONEDL else distribution
-
-
-def pinned(distribution: str) -> str:
-    """Return the version that the pin file gives a package, or nothing."""
-    name = re.escape(called(distribution))
-    return note(rf'^{name}==([^\s;]+)') if distribution else ''
-
-
-def version_of(distribution: str) -> str | None:
-    """Return the installed version of a distribution."""
-    try:
-        return metadata.version(called(distribution))
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def mmcv_range(distribution: str) -> str:
+def mmcv_range(package: str) -> str:
     """Return the range of mmcv that a package declares, in words."""
-    try:
-        declared = metadata.requires(called(distribution)) or []
-    except metadata.PackageNotFoundError:
-        return ''
-    ranges = [line.partition(';')[0] for line in declared if 'mmcv' in line]
-    return f', takes {ranges[0].strip()}' if ranges else ''
+    for distribution in metadata.distributions(name=PINS.called(package)):
+        ranges = [line for line in distribution.requires or () if 'mmcv' in line]
+        return f', takes {ranges[0].partition(";")[0]}' if ranges else ''
+    return ''
 
 
-def install(distribution: str) -> str:
+def install(package: str) -> str:
     """Return the command that installs a package as pinned."""
-    pin = f'{called(distribution)}=={pinned(distribution)}'
-    if distribution == 'torch':
-        if has_driver():
-            # == would be content with the CPU build.
-            return f'{PIP} install torch==={pinned("torch")}'
-        return f'{PIP} install {pin}+cpu --extra-index-url {note(CPU_INDEX)}'
-    if distribution == 'mmcv':
-        # Compiled for the very torch that is there, so never taken from pip's cache.
-        tools = ' '.join(f'{x}=={pinned(x)}' for x in ('setuptools', 'wheel', 'ninja'))
-        return (
-            f'{PIP} install {tools} && MMCV_WITH_OPS=1 {PIP} install -v --no-deps '
-            f'--no-build-isolation --no-cache-dir --no-binary {called("mmcv")} '
-            f'--force-reinstall {pin}'
-        )
-    # The pin file is complete, and some of its packages ask for others that break it.
-    return f'{PIP} install --no-deps {pin}'
+    if package == 'torch':
+        return f'{PIP} install {" ".join(PINS.torch(compute_capability()))}'
+    if package == 'mmcv':
+        tools = ' '.join(PINS.pin(tool) for tool in ('setuptools', 'wheel', 'ninja'))
+        script = shlex.quote(str(ROOT / 'requirements' / 'compile_mmcv.py'))
+        return f'{PIP} install {tools} && {shlex.quote(sys.executable)} {script}'
+    # The pins are complete, and some of the packages ask for others that break them.
+    return f'{PIP} install --no-deps {PINS.pin(package)}'
 
 
 if __name__ == '__main__':

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import crossformer_mm  # noqa: F401 - registers the backbones
 
-# torch's counter does not know the CPU's kernel.
-CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+# The CPU's kernel, which torch's counter does not know; torch 2.1 has none of its own.
+CPU_ATTENTION = '_scaled_dot_product_flash_attention_for_cpu'
 
 
 def cost_parser(description: str) -> argparse.ArgumentParser:
@@ -47,9 +47,9 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def flop_counter() -> FlopCounterMode:
     """Make torch's counter, which counts attention on a CPU as well."""
-    return FlopCounterMode(
-        display=False, custom_mapping={CPU_ATTENTION: attention_flops}
-    )
+    kernel = getattr(torch.ops.aten, CPU_ATTENTION, None)
+    mapping = {kernel: attention_flops} if kernel else {}
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def attention_flops(

@@ -1,4 +1,4 @@
-"""Show what a training of a detector has learnt: two pictures and a table.
+"""Show what a training of a detector has learnt: two pictures and its AP.
 
     mim test mmdet CONFIG --checkpoint X --work-dir WORK_DIR \
         --out WORK_DIR/predictions.pkl
@@ -6,7 +6,7 @@
 
 `WORK_DIR/curves.png` holds the losses and the AP of the newest training in WORK_DIR,
 `WORK_DIR/predictions.png` the busiest test images, ground truth beside prediction.
-The table repeats what the newest test in WORK_DIR measured.
+The AP is what the newest test in WORK_DIR measured.
 
 `predictions.pkl` is a pickle, and unpickling runs whatever the file says: only give a
 file that you have written yourself.
@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 import cv2
 import mmengine
 import numpy as np
-import rich
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,7 +31,6 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
-from rich.table import Table
 
 IMAGES = 8  # shown
 SCORE = 0.5  # shown from here on
@@ -77,7 +75,7 @@ class Example:
 
 
 def main() -> None:
-    """Draw both pictures, then print the table and the paths."""
+    """Draw both pictures, then print what was trained, its AP and where they are."""
     args = parse_args(__doc__.splitlines()[0])
     training, evaluations = read_training(args.work_dir)
     test_run = find_test_run(args.work_dir)
@@ -88,11 +86,12 @@ def main() -> None:
     )
     curves = plot_curves(training, evaluations)
     predictions = plot_predictions(examples, classes)
-    print_table(metrics)
-    print(f'curves       {save(curves, args.work_dir / "curves.png")}')
-    print(f'predictions  {save(predictions, args.work_dir / "predictions.png")}')
-    print(f'config       {args.config}')
-    print(f'checkpoint   {tested.load_from}')
+    curves = save(curves, args.work_dir / 'curves.png')
+    predictions = save(predictions, args.work_dir / 'predictions.png')
+    steps = training[-1]['step']
+    print(f'trained   {tested.load_from}, {steps} iterations of {args.config}')
+    print_precision(metrics)
+    print(f'pictures  {predictions}, {curves}')
 
 
 def parse_args(description: str) -> argparse.Namespace:
@@ -327,14 +326,15 @@ def save(figure: Figure, path: Path) -> Path:
     return part.replace(path)
 
 
-def print_table(metrics: Record) -> None:
+def print_precision(metrics: Record) -> None:
     """Print the test's AP; a size that does not occur has none."""
-    table = Table('', *VARIANTS)
     for kind, key in KINDS.items():
         if key in metrics:
-            values = [metrics[key + suffix] for suffix in VARIANTS.values()]
-            table.add_row(kind, *(f'{v:.3f}' if v >= 0 else '-' for v in values))
-    rich.print(table)
+            values = {name: metrics[key + end] for name, end in VARIANTS.items()}
+            told = (
+                f'{name} {value:.3f}' for name, value in values.items() if value >= 0
+            )
+            print(f'{kind:9} {", ".join(told)}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Show what a training of a segmentor has learnt: two pictures and a table.
+"""Show what a training of a segmentor has learnt: two pictures and its mIoU.
 
     mim test mmsegmentation CONFIG --checkpoint X --work-dir WORK_DIR \
         --out WORK_DIR/predictions
@@ -6,7 +6,7 @@
 
 `WORK_DIR/curves.png` holds the losses and the mIoU of the newest training in WORK_DIR,
 `WORK_DIR/predictions.png` some test images with their true and their predicted labels.
-The table repeats what the newest test in WORK_DIR measured.
+The mIoU is what the newest test in WORK_DIR measured.
 """
 
 import json
@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import rich
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -32,14 +31,13 @@ from plot_run import (
     read_training,
     save,
 )
-from rich.table import Table
 
 METRICS = ('mIoU', 'mAcc', 'aAcc')  # mmseg's names; percent
 IGNORED = 255
 
 
 def main() -> None:
-    """Draw both pictures, then print the table and the paths."""
+    """Draw both pictures, then print what was trained, its mIoU and where they are."""
     args = parse_args(__doc__.splitlines()[0])
     training, evaluations = read_training(args.work_dir)
     test_run = find_test_run(args.work_dir)
@@ -47,12 +45,11 @@ def main() -> None:
     metrics = json.loads((test_run / f'{test_run.name}.json').read_text())
     curves = plot_curves(training, evaluations)
     predictions = plot_predictions(examples, classes)
-    table = Table(*METRICS)
-    table.add_row(*(f'{metrics[name]:.2f} %' for name in METRICS))
-    rich.print(table)
-    print(f'curves       {save(curves, args.work_dir / "curves.png")}')
-    print(f'predictions  {save(predictions, args.work_dir / "predictions.png")}')
-    print(f'config       {args.config}')
+    curves = save(curves, args.work_dir / 'curves.png')
+    predictions = save(predictions, args.work_dir / 'predictions.png')
+    print(f'trained   {args.config}, {training[-1]["step"]} iterations')
+    print('result   ', ', '.join(f'{name} {metrics[name]:.2f} %' for name in METRICS))
+    print(f'pictures  {predictions}, {curves}')
 
 
 def read_examples(

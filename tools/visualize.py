@@ -11,9 +11,9 @@ Into the folder OUT go, for the token under the pixel and a block of the network
     features.png       What do the feature maps of all stages look like?
     attention.html     The attention of every token, block and head, to click through
 
-C is any config of a detector, segmentor or classifier with a CrossFormer, F its weights
-in any form that the backbone loads. Attention is taken by hooks: the network runs as it
-always does.
+C is any config of a detector, segmentor or classifier with a CrossFormer, or a
+backbone's name such as CrossFormer_S, F its weights in any form that the backbone
+loads. Attention is taken by hooks: the network runs as it always does.
 """
 
 import argparse
@@ -41,6 +41,11 @@ from crossformer_mm import CrossFormer
 from crossformer_mm.attention_record import record_attention
 from crossformer_mm.checkpoint.pretrained import PretrainedBackbone
 from crossformer_mm.checkpoint.reader import CheckpointError
+
+# What the published weights were trained with.
+IMAGENET = dict(
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
+)
 
 
 def main() -> None:
@@ -90,7 +95,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('image', metavar='IMAGE', type=Path)
     parser.add_argument('--config', metavar='C', type=Path, required=True)
-    parser.add_argument('--checkpoint', metavar='F', type=Path, required=True)
+    parser.add_argument(
+        '--checkpoint', metavar='F', type=Path, help='(default: random weights)'
+    )
     parser.add_argument(
         '--size',
         type=positive,
@@ -133,7 +140,10 @@ def positive(text: str) -> int:
 
 
 def read_config(path: Path) -> Config:
-    """Read a config, which must have a backbone."""
+    """Read a config, which must have a backbone; a backbone's name makes one."""
+    if path.name.startswith('CrossFormer') and not path.suffix:
+        backbone = dict(type=path.name)
+        return Config(dict(model=dict(backbone=backbone, data_preprocessor=IMAGENET)))
     if not path.is_file():
         fail(f'{path} is missing')
     config = Config.fromfile(path)
@@ -142,11 +152,14 @@ def read_config(path: Path) -> Config:
     return config
 
 
-def build_backbone(config: Config, checkpoint: Path) -> CrossFormer:
-    """Build the config's backbone with the weights of the checkpoint."""
+def build_backbone(config: Config, checkpoint: Path | None) -> CrossFormer:
+    """Build the config's backbone with the weights of the checkpoint, if any."""
     backbone = MODELS.build(dict(config.model.backbone, init_cfg=None))
     if not isinstance(backbone, CrossFormer):
         fail(f'the backbone is a {type(backbone).__name__}, not a CrossFormer')
+    if checkpoint is None:
+        print('The weights are random: no --checkpoint is given.')
+        return backbone.eval()
     try:
         PretrainedBackbone(str(checkpoint))(backbone)
     except CheckpointError as error:

@@ -1,0 +1,33 @@
+"""Run one of the tools that come with the package, from any folder.
+
+::
+
+    python -m crossformer_mm visualize IMAGE --config CrossFormer_S
+    python -m crossformer_mm                # list them
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / '.mim' / 'tools'
+
+
+def main() -> None:
+    """Run the tool that the first argument names, or list all."""
+    # The others are parts of these.
+    tools = {
+        path.stem: path
+        for path in sorted(FOLDER.glob('*.py'))
+        if "if __name__ == '__main__'" in path.read_text()
+    }
+    name = sys.argv[1] if len(sys.argv) > 1 else ''
+    if name not in tools:
+        sys.exit('usage: python -m crossformer_mm TOOL ...\nTOOL: ' + ', '.join(tools))
+    sys.argv[:2] = [str(tools[name])]
+    sys.path[0] = str(FOLDER)  # the tools import their parts
+    runpy.run_path(sys.argv[0], run_name='__main__')
+
+
+if __name__ == '__main__':
+    main()

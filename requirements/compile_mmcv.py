@@ -1,0 +1,200 @@
+"""Compile mmcv with its ops for the torch of this Python, and install it.
+
+    python requirements/compile_mmcv.py
+
+Needs setuptools < 82, wheel, ninja and OpenCV beside torch, and a C++ compiler; with an
+NVIDIA GPU also the CUDA toolkit that this torch is built for. The wheel is kept in
+pip's cache, for every environment with the same Python and torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pins import Pins, compute_capability, installed_stack
+
+# Instead of Python's own flags, which ask for -g: debug information takes a third of
+# the time. The header is only used by sources with the very same flags.
+FLAGS = '-Wsign-compare -DNDEBUG -g0 -fwrapv -O3 -Wall'
+HEADER = """
+#ifdef __clang__
+#error "clang refuses a precompiled header that does not fit, gcc passes over it"
+#else
+#include <torch/types.h>
+#endif
+"""
+# mmcv's setup.py reads its version by locals() after exec(). From Python 3.13 on it is
+# only there if exec() is told to define it in the frame itself.
+EXEC_AS_BEFORE = """
+import builtins, sys
+run = builtins.exec
+def exec_in_frame(code, *scopes, **options):
+    frame = sys._getframe(1)
+    return run(code, *scopes or (frame.f_globals, frame.f_locals), **options)
+builtins.exec = exec_in_frame
+"""
+
+
+def main() -> None:
+    """Install the wheel, which is compiled first unless an earlier run kept it."""
+    logging.disable(logging.WARNING)  # torch tells of a CUDA toolkit that goes unused
+    pins = Pins(os.environ.get('STACK') or installed_stack())
+    gpu = compute_capability()
+    if missing := missing_tool(pins, gpu):
+        sys.exit(missing)
+    folder = kept_wheels(pins, gpu)
+    if list(folder.glob('*.whl')):
+        print(f'  kept by an earlier run in {folder}')
+    else:
+        with TemporaryDirectory() as workshop:
+            keep(compile_wheel(pins, gpu, Path(workshop)), folder)
+    (wheel,) = folder.glob('*.whl')
+    install = [*pip('install'), '-q', '--no-deps', '--force-reinstall', str(wheel)]
+    sys.exit(subprocess.call(install))
+
+
+def missing_tool(pins: Pins, gpu: str) -> str:
+    """Return what is missing here to compile mmcv's ops, and how to get it, or nothing.
+
+    Args:
+        pins (Pins): The stack.
+        gpu (str): The compute capability of a GPU to compile for, if any.
+    """
+    header = Path(sysconfig.get_paths()['include'], 'Python.h')
+    if not header.exists():
+        version = '{}.{}'.format(*sys.version_info[:2])
+        return (
+            f'{header} is missing, mmcv is compiled with it: '
+            f'apt-get install python{version}-dev'
+        )
+    if shutil.which(compiler()) is None:
+        return (
+            f'The C++ compiler {compiler()} is missing, mmcv is compiled with it: '
+            'apt-get install g++'
+        )
+    if not gpu:
+        return ''
+    wanted = pins.note(r'^torch==.*# CUDA (\d+)')
+    # Where torch's extension builder looks for it.
+    home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
+    folders = f'{home}/bin' if home else f'{os.environ["PATH"]}:/usr/local/cuda/bin'
+    nvcc = shutil.which('nvcc', path=folders)
+    if nvcc is None:
+        return (
+            f'There is an NVIDIA driver but no nvcc, mmcv is compiled with it: install '
+            f'the CUDA toolkit {wanted} and put its bin folder on PATH'
+        )
+    answer = subprocess.run([nvcc, '--version'], capture_output=True, text=True)
+    found = re.search(r'release (\d+)', answer.stdout)
+    if found is None or found[1] != wanted:
+        return (
+            f'{nvcc} is of CUDA {found[1] if found else "unknown"}, torch is built '
+            f'for CUDA {wanted}: install that toolkit and set CUDA_HOME to its folder'
+        )
+    return ''
+
+
+def compiler() -> str:
+    """Return the C++ compiler that torch's extension builder takes."""
+    return os.environ.get('CXX', 'c++').split()[0]
+
+
+def kept_wheels(pins: Pins, gpu: str) -> Path:
+    """Return the folder of the wheel of mmcv for this Python, torch and device.
+
+    pip keeps wheels it has built as well, but is blind to the torch they were built
+    for, so it may hand out one that does not load.
+    """
+    import torch
+
+    answer = subprocess.run(pip('cache', 'dir'), capture_output=True, text=True)
+    # pip's cache may be switched off.
+    cache = answer.stdout.strip() or Path(sys.prefix, 'cache')
+    mmcv, device = pins.pin('mmcv').replace('==', '-'), f'cuda-{gpu}' if gpu else 'cpu'
+    python = f'{sys.implementation.cache_tag}-{platform.machine()}'
+    name = f'{mmcv}-torch-{torch.__version__}-{device}-{python}'
+    return Path(cache, 'crossformer_mm', name)
+
+
+def keep(wheel: Path, folder: Path) -> None:
+    """Copy a wheel into the folder; it appears there in one piece or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f'{wheel.name}.{os.getpid()}.part'
+    shutil.copyfile(wheel, part)
+    part.replace(folder / wheel.name)
+
+
+def compile_wheel(pins: Pins, gpu: str, workshop: Path) -> Path:
+    """Compile the ops of mmcv in a folder and return the wheel."""
+    cores = str(len(os.sched_getaffinity(0)))
+    env = {**os.environ, 'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if gpu else '0'}
+    env['MAX_JOBS'] = cores
+    env['PATH'] = f'{sys.prefix}/bin:{env["PATH"]}'  # torch looks for ninja there
+    if precompile(workshop / 'torch.hpp'):
+        env['CFLAGS'] = f'{FLAGS} -include {workshop}/torch.hpp'
+    if sys.version_info >= (3, 13):
+        (workshop / 'sitecustomize.py').write_text(EXEC_AS_BEFORE)
+        env['PYTHONPATH'] = str(workshop)
+    # No cache, or pip may take a wheel it has built for another torch.
+    command = [*pip('wheel'), '-v', '--no-deps', '--no-build-isolation']
+    command += ['--no-cache-dir', '--no-binary', pins.called('mmcv')]
+    command += [pins.pin('mmcv'), '-w', str(workshop)]
+    log = Path(sys.prefix, 'mmcv-build.log')
+    pipe = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT}
+    with (
+        log.open('w') as file,
+        subprocess.Popen(
+            command, env=env, text=True, errors='replace', **pipe
+        ) as process,
+    ):
+        for line in process.stdout:
+            file.write(line)
+            # ninja's own counter, without the command that follows it.
+            if step := re.match(r'\s*(\[\d+/\d+\]) ', line):
+                end = '\r' if sys.stdout.isatty() else '\n'
+                print(f'  {step[1]}', end=end, flush=True)
+    if process.returncode:
+        lines = log.read_text().splitlines()
+        # What broke a compilation stands far above the end, which is all tidying up.
+        telling = [text[:200] for text in lines if re.search(r'error\b', text, re.I)]
+        tail = '\n'.join((telling or lines)[-20:])
+        sys.exit(f'mmcv did not compile. From {log}:\n{tail}')
+    (wheel,) = workshop.glob('*.whl')
+    return wheel
+
+
+def precompile(header: Path) -> bool:
+    """Compile the header that takes most of the time of each of mmcv's files.
+
+    Returns:
+        Whether that worked; mmcv compiles without it as well.
+    """
+    import torch
+    from torch.utils.cpp_extension import include_paths
+
+    header.write_text(HEADER)
+    # -std and -fPIC as in mmcv's setup.py and setuptools.
+    command = [compiler(), *FLAGS.split(), '-fPIC', '-std=c++17']
+    command += [f'-I{path}' for path in include_paths()]
+    if not torch.compiled_with_cxx11_abi():  # up to torch 2.6 on PyPI
+        command.append('-D_GLIBCXX_USE_CXX11_ABI=0')
+    command += ['-x', 'c++-header', str(header), '-o', f'{header}.gch']
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def pip(*arguments: str) -> list[str]:
+    """Return the command line of this Python's pip."""
+    return [sys.executable, '-m', 'pip', *arguments]
+
+
+if __name__ == '__main__':
+    main()
