@@ -27,6 +27,7 @@ from mmengine.registry import RUNNERS, init_default_scope
 from model_cost import flop_counter
 from tqdm import tqdm
 
+import crossformer_mm.ablations  # noqa: F401 - registers the variants' parts
 from crossformer_mm import CrossFormer
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'crossformer_t_mini_digits.py'

@@ -48,8 +48,7 @@ def resolve_arch(arch: str | dict[str, Any], **given: Any) -> dict[str, Any]:
 
     Args:
         arch (str | dict): A key of ``ARCHS`` ('++S' is read as 'ppS'), or a dict with
-            the keys ``embed_dims``, ``depths`` and ``num_heads``; the further keys of
-            the table are optional in it.
+            ``REQUIRED_KEYS`` and, optionally, the further keys of the table.
         **given: Settings that replace the architecture's, where they are not None.
 
     Raises:

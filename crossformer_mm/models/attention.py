@@ -62,19 +62,13 @@ def long_short_distance(
 ) -> tuple[nn.Module, Callable[[int, int], Grouping]]:
     """Make the attention of a block: SDA in blocks 0, 2, 4, ..., LDA in 1, 3, 5, ...
 
-    Args:
-        block (int): Number of the block in its stage.
-        rule (GroupRule): How the stage cuts its maps.
-        **args: Arguments of :class:`GroupAttention`.
-
     Returns:
         tuple: The module, and from a map's height and width to its ``Grouping``.
     """
     return GroupAttention(**args), rule.lda if block % 2 else rule.sda
 
 
-# Makes the attention of a block, by the name that the argument `attention` takes.
-# `crossformer_mm.ablations` adds others.
+# Makes the attention of a block, by its name; `crossformer_mm.ablations` adds others.
 ATTENTIONS: dict[str, Callable[..., tuple[nn.Module, Callable]]] = {
     'lsda': long_short_distance
 }

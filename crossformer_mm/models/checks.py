@@ -50,8 +50,14 @@ def with_original_names(init: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def check_arguments(args: dict[str, Any]) -> None:
-    """Check the arguments of a backbone, those of its architecture filled in.
+def check_arguments(
+    args: dict[str, Any],
+    in_channels: int,
+    out_indices: Sequence[int],
+    frozen_stages: int,
+    adaptive_interval: bool,
+) -> None:
+    """Check the arguments of a backbone; ``args`` are those of all its blocks.
 
     Raises:
         ValueError: If one of them is not allowed, or does not fit the others.
@@ -63,20 +69,20 @@ def check_arguments(args: dict[str, Any]) -> None:
     for name in ('drop_rate', 'attn_drop_rate', 'drop_path_rate'):
         if not isinstance(args[name], int | float) or not 0 <= args[name] < 1:
             raise ValueError(f'{name} must be a number in [0, 1), got {args[name]!r}.')
-    for name in ('in_channels', 'mlp_ratio'):
-        if not isinstance(args[name], int | float) or args[name] <= 0:
-            raise ValueError(f'{name} must be a number above 0, got {args[name]!r}.')
-    if not args['out_indices'] or not set(args['out_indices']) <= set(range(stages)):
-        raise ValueError(
-            f'out_indices must hold one or more of {list(range(stages))}, got '
-            f'{args["out_indices"]!r}.'
-        )
-    check_choice('frozen_stages', args['frozen_stages'], range(-1, stages + 1))
+    for name, value in dict(
+        in_channels=in_channels, mlp_ratio=args['mlp_ratio']
+    ).items():
+        if not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f'{name} must be a number above 0, got {value!r}.')
+    if not out_indices or not set(out_indices) <= set(range(stages)):
+        allowed = f'one or more of {list(range(stages))}'
+        raise ValueError(f'out_indices must hold {allowed}, got {out_indices!r}.')
+    check_choice('frozen_stages', frozen_stages, range(-1, stages + 1))
     check_choice('lda_mode', args['lda_mode'], LDA_MODES)
     ablations = "; others are there once custom_imports has 'crossformer_mm.ablations'"
     check_choice('attention', args['attention'], ATTENTIONS, ablations)
     check_choice('position_bias', args['position_bias'], POSITION_BIASES, ablations)
-    if args['adaptive_interval'] and args['lda_mode'] == 'interval':
+    if adaptive_interval and args['lda_mode'] == 'interval':
         raise ValueError(
             "adaptive_interval=True needs lda_mode='group': under lda_mode='interval' "
             'the interval is fixed by definition.'

@@ -25,7 +25,7 @@ from .attention import ATTENTIONS
 from .checks import check_arguments, check_images, with_original_names
 from .embed import EMBEDDINGS, CrossScaleEmbedding, CrossScaleMerging
 from .init_cfg import InitCfg, as_list, with_whole_backbone
-from .mlp import MLP, DropPath
+from .mlp import MLP, DropPath, init_linear
 from .partition import GroupRule, ceil_div, smaller
 from .position_bias import POSITION_BIASES
 
@@ -93,8 +93,7 @@ class Stage(nn.Module):
         dim (int): Width C of the tokens.
         drop_path_rates (Sequence[float]): Stochastic depth, one rate per block.
         with_acl (bool): Whether every third block but the last has an ACL.
-        merge_sizes (Sequence[int], optional): Kernel sizes of the merging; None for
-            none, in the last stage.
+        merge_sizes (Sequence[int], optional): Kernel sizes of the merging, if any.
         with_cp (bool): Whether to recompute each block's activations in backward.
         **block_args: Further arguments of :class:`Block`.
     """
@@ -228,13 +227,10 @@ class CrossFormer(BaseModule):
             drop_rate=drop_rate,
             attn_drop_rate=attn_drop_rate,
         )
-        network_args = dict(
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            adaptive_interval=adaptive_interval,
+        check_arguments(
+            settings | block_args,
+            *(in_channels, out_indices, frozen_stages, adaptive_interval),
         )
-        check_arguments(settings | block_args | network_args)
         self.arch = arch.replace('++', 'pp') if isinstance(arch, str) else None
         self.in_channels = in_channels
         self.out_indices = tuple(out_indices)
@@ -247,9 +243,8 @@ class CrossFormer(BaseModule):
         )
         blocks = sum(settings['depths'])
         growth = settings['drop_path_rate'] / max(blocks - 1, 1)
-        rates = iter(growth * i for i in range(blocks))
-        # Stages after the last output would hold parameters without a gradient, which
-        # breaks distributed training.
+        rates = iter([growth * i for i in range(blocks)])
+        # Parameters without a gradient, of later stages, break distributed training.
         last = max(self.out_indices)
         self.layers = nn.ModuleList(
             Stage(
@@ -268,7 +263,7 @@ class CrossFormer(BaseModule):
             )
             for i in stages[: last + 1]
         )
-        self.apply(_init_linear)
+        self.apply(init_linear)
         self.train()  # freezes
 
     def init_weights(self) -> None:
@@ -299,8 +294,7 @@ class CrossFormer(BaseModule):
             if i in self.out_indices:
                 stride = 4 * 2**i
                 out = x[:, : ceil_div(height, stride), : ceil_div(width, stride)]
-                # mmcv's RoIAlign reads memory as NCHW, whatever the strides say, and
-                # convolutions hand a channels-last layout on to it.
+                # mmcv's RoIAlign takes any memory for NCHW.
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
@@ -309,10 +303,8 @@ class CrossFormer(BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return a parameter's depth and the number of layers, as MMPretrain asks.
 
-        Args:
-            param_name (str): Its name in the whole network; the layers of the backbone
-                are the embedding and the blocks, and one more is all the rest.
-            prefix (str): What the backbone's names start with. Defaults to ''.
+        The layers are the embedding, the blocks, and all outside of the backbone, whose
+        names do not start with ``prefix``, as one.
         """
         layers = sum(len(stage.blocks) for stage in self.layers) + 2
         if not param_name.startswith(prefix):
@@ -336,10 +328,3 @@ class CrossFormer(BaseModule):
             for module in (self.patch_embed, *self.layers[: self.frozen_stages]):
                 module.eval().requires_grad_(False)
         return self
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

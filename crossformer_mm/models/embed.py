@@ -39,10 +39,8 @@ class CrossScaleConv(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` to ``[B, H', W', C']``, H' = ceil(H / stride)."""
         # A side that is no multiple of the stride gets zeros, as beyond any border.
-        height, width = x.shape[1:3]
-        bottom = ceil_div(height, self.stride) * self.stride - height
-        right = ceil_div(width, self.stride) * self.stride - width
-        x = pad_map(x, bottom, right).permute(0, 3, 1, 2)
+        rest = (ceil_div(n, self.stride) * self.stride - n for n in x.shape[1:3])
+        x = pad_map(x, *rest).permute(0, 3, 1, 2)
         return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
 
 

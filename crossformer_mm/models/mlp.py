@@ -58,3 +58,11 @@ class MLP(nn.Module):
 
     def _act_and_fc2(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(self.act(x))))
+
+
+def init_linear(module: nn.Module) -> None:
+    """Initialize a linear layer as published: truncated normal of std 0.02, bias 0."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

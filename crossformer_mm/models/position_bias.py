@@ -47,8 +47,8 @@ def offsets(rows: int, cols: int, device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(down, right, indexing='ij'), dim=-1)
 
 
-# Makes the bias of a block from its width, heads and the side of its groups, by the
-# name that the argument `position_bias` takes. `crossformer_mm.ablations` adds others.
+# Makes the bias of a block from its width, heads and the side of its groups, by its
+# name; `crossformer_mm.ablations` adds others.
 POSITION_BIASES: dict[str, Callable[[int, int, int], nn.Module | None]] = {
     'dpb': lambda dim, num_heads, group_size: DynamicPositionBias(dim, num_heads),
     'none': lambda dim, num_heads, group_size: None,

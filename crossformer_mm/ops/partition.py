@@ -58,10 +58,7 @@ def ungroup_tokens(
 def padding_mask(
     batch: int, height: int, width: int, grouping: Grouping, device: torch.device
 ) -> Tensor | None:
-    """Tell padding from tokens: True at padding, ``[B * groups, N]``.
-
-    None where the map needs no padding.
-    """
+    """Return True at padding, ``[B * groups, N]``; None where there is none."""
     if _is_zero(*_padding(height, width, grouping)):
         return None
     tokens = torch.ones(1, height, width, 1, device=device)

@@ -1,0 +1,135 @@
+"""Layers exchanged for faster ones: the same numbers, and only where they may be."""
+
+import logging
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from crossformer_mm import CrossFormer_S
+from crossformer_mm.engine import runner as runner_module
+from crossformer_mm.ops import accelerate_cpu, is_faster_accelerated
+from crossformer_mm.ops.accelerate import OneDNNLinear, PatchConv2d
+
+
+def operations(function):
+    called = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    with Watch(), torch.no_grad():
+        function()
+    return called
+
+
+def check_same(plain, fast, x):
+    x = x.requires_grad_()
+    results = []
+    for layer in (plain, fast):
+        out = layer(x)
+        weight = torch.linspace(0, 1, out.numel(), dtype=out.dtype).view_as(out)
+        grads = torch.autograd.grad((out * weight).sum(), [x, *layer.parameters()])
+        results.append([out, *grads])
+    for ours, expected in zip(*results):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('shape', [(24,), (3, 24), (3, 5, 7, 24), (0, 24)])
+def test_linear(dtype, bias, shape):
+    torch.manual_seed(0)
+    plain = nn.Linear(24, 40, bias).to(dtype)
+    fast = accelerate_cpu(nn.Linear(24, 40, bias).to(dtype))
+    fast.load_state_dict(plain.state_dict())
+    assert type(fast) is OneDNNLinear
+    check_same(plain, fast, torch.randn(*shape, dtype=dtype))
+    convolved = 'convolution' in operations(lambda: fast(torch.randn(3, 24).to(dtype)))
+    assert convolved == (dtype == torch.float32)
+
+
+@pytest.mark.parametrize('kernel, stride', [(4, 4), (8, 4), (6, 4), (16, 4), (16, 16)])
+@pytest.mark.parametrize('size', [(32, 48), (35, 50)])
+def test_patch_embedding(kernel, stride, size):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 16, kernel, stride, (kernel - stride) // 2)
+    fast = accelerate_cpu(nn.Conv2d(3, 16, kernel, stride, (kernel - stride) // 2))
+    fast.load_state_dict(plain.state_dict())
+    assert type(fast) is PatchConv2d
+    check_same(plain, fast, torch.randn(2, 3, *size))
+
+
+@pytest.mark.parametrize(
+    'conv',
+    [
+        nn.Conv2d(3, 8, 7, 2, 3),  # ResNet's
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(64, 8, 4, 4),
+        nn.Conv2d(3, 8, 5, 4),
+        nn.Conv2d(3, 8, 8, 4, 'valid'),
+        nn.Conv2d(3, 3, 8, 4, 2, groups=3),
+        nn.Conv2d(3, 8, 8, 4, 2, padding_mode='reflect'),
+        nn.Conv2d(3, 8, (4, 8), 4, (0, 2)),
+    ],
+    ids=str,
+)
+def test_other_convolutions_stay(conv):
+    assert type(accelerate_cpu(conv)) is nn.Conv2d
+
+
+def test_it_is_undone_and_keeps_parameters_and_hooks():
+    model = CrossFormer_S()
+    classes = [type(module) for module in model.modules()]
+    names, first = list(model.state_dict()), next(model.parameters())
+    calls = []
+    model.layers[0].blocks[0].mlp.fc1.register_forward_hook(lambda *_: calls.append(1))
+    fast = accelerate_cpu(model)
+    assert fast is model and list(model.state_dict()) == names
+    assert next(model.parameters()) is first
+    kinds = [type(module) for module in model.modules()]
+    assert kinds.count(OneDNNLinear) == classes.count(nn.Linear)
+    assert kinds.count(PatchConv2d) == 4
+    model(torch.rand(1, 3, 64, 64))
+    assert calls == [1]
+    accelerate_cpu(model, False)
+    assert [type(module) for module in model.modules()] == classes
+
+
+@torch.no_grad()
+def test_networks_give_the_same_under_autocast_and_in_float32():
+    torch.manual_seed(0)
+    model, x = CrossFormer_S().eval(), torch.rand(1, 3, 100, 132)
+    expected = model(x)
+    accelerate_cpu(model)
+    for out, same in zip(model(x), expected):
+        torch.testing.assert_close(out, same, rtol=1e-3, atol=1e-4)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert 'addmm' in operations(lambda: model.layers[0].blocks[0].mlp(x[..., :96]))
+
+
+def test_the_measurement_decides():
+    assert is_faster_accelerated() in (True, False)
+
+
+@pytest.mark.parametrize('faster', [True, False])
+@pytest.mark.parametrize('deterministic', [True, False])
+def test_the_runner_asks(faster, deterministic, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(runner_module, 'is_faster_accelerated', lambda: faster)
+    network = nn.Sequential(nn.Linear(2, 2))
+    runner = runner_module.CheckedRunner(
+        model=network,
+        work_dir=str(tmp_path),
+        experiment_name=f'{faster}-{deterministic}',
+        randomness=dict(seed=0, deterministic=deterministic),
+    )
+    assert isinstance(runner, Runner)
+    kind = OneDNNLinear if faster and not deterministic else nn.Linear
+    assert type(network[0]) is kind
+    runner.logger.handlers.clear()
+    torch.use_deterministic_algorithms(False)
+    logging.shutdown()
