@@ -1,9 +1,8 @@
 """Linear layers and patch embeddings of a finished network, faster on some CPUs.
 
 PyTorch multiplies by MKL and convolves by oneDNN. Where that is faster, a linear layer
-is computed as a convolution of 1 x 1, and one of an image, whose three channels leave
-most of a vector empty, as one of patches. docs/speed.md has figures. Delete it when
-PyTorch multiplies by the faster of both.
+is computed as a convolution of 1 x 1, and that of an image, whose three channels leave
+most of a vector empty, as one of patches (docs/speed.md). Delete it when MKL wins.
 """
 
 import timeit
@@ -37,11 +36,10 @@ class PatchConv2d(nn.Conv2d):
         if _is_plain(x, self.weight) or x.shape[2] % stride or x.shape[3] % stride:
             return super().forward(x)
         rest = -self.kernel_size[0] % stride
-        padded = (
-            F.pad(x, (before, before + rest) * 2),
-            F.pad(self.weight, (0, rest) * 2),
-        )
-        return F.conv2d(*(F.pixel_unshuffle(m, stride) for m in padded), self.bias)
+        sides = (before, before + rest) * 2, (0, rest) * 2
+        pairs = zip((x, self.weight), sides)
+        x, weight = (F.pixel_unshuffle(F.pad(*pair), stride) for pair in pairs)
+        return F.conv2d(x, weight, self.bias)
 
 
 def accelerate_cpu(model: nn.Module, enable: bool = True) -> nn.Module:
@@ -49,8 +47,7 @@ def accelerate_cpu(model: nn.Module, enable: bool = True) -> nn.Module:
 
     Args:
         model (nn.Module): Any network, in float32 on a CPU: elsewhere nothing changes.
-        enable (bool): False undoes it, such as before ``quantize_dynamic``, which knows
-            PyTorch's own layers only. Defaults to True.
+        enable (bool): False undoes it, such as before quantizing. Defaults to True.
     """
     faster = {nn.Linear: OneDNNLinear, nn.Conv2d: PatchConv2d}
     exchange = faster if enable else {new: plain for plain, new in faster.items()}
@@ -77,8 +74,7 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
 
 
 def _embeds_patches(conv: nn.Conv2d) -> bool:
-    kernel, stride = conv.kernel_size, conv.stride
+    (kernel, width), stride, padding = conv.kernel_size, conv.stride[0], conv.padding
     simple = (conv.groups, conv.dilation, conv.padding_mode) == (1, (1, 1), 'zeros')
-    square = kernel[0] == kernel[1] >= stride[0] == stride[1] >= 4 >= conv.in_channels
-    centred = conv.padding == ((kernel[0] - stride[0]) / 2,) * 2
-    return simple and square and centred
+    square = kernel == width >= stride == conv.stride[1] >= 4 >= conv.in_channels
+    return simple and square and padding == ((kernel - stride) / 2,) * 2  # centred
