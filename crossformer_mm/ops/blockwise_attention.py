@@ -29,6 +29,7 @@ from .state import is_compiling, needs_plain_operations
 # bias of some heads at a time is held to eight times as many.
 BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
+SETTINGS = 'Tensor? table, SymInt[] grouping, SymInt heads, float scale'
 
 
 def attention(
@@ -124,8 +125,10 @@ def spread(table: Tensor, grouping: Grouping) -> Tensor:
 
 class _BlockwiseAttention(torch.autograd.Function):
     @staticmethod
-    def forward(qkv: Tensor, table: Tensor | None, *settings: Any) -> Tensor:
-        return attention_forward(qkv, table, *settings)
+    def forward(
+        qkv: Tensor, table: Tensor | None, grouping: Grouping, heads: int, scale: float
+    ) -> Tensor:
+        return attention_forward(qkv, table, grouping, heads, scale)
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], _: Tensor) -> None:
@@ -147,13 +150,16 @@ class _BlockwiseAttention(torch.autograd.Function):
         return grads[0], None if table is None else grads[1], None, None, None
 
 
-def one_node(empty_results: Callable[..., Any]) -> Callable[[Callable], Callable]:
+def one_node(
+    schema: str, empty_results: Callable[..., Any]
+) -> Callable[[Callable], Callable]:
     """Make a function a single node of the graphs of ``torch.compile``.
 
     It unrolls loops (pytorch/pytorch#111441): those over blocks would be compiled for
     seconds, and again for each size of image. Delete this when that issue is closed.
 
     Args:
+        schema (str): Types of the arguments and results, as torch writes them.
         empty_results (Callable): Makes results of the right shape from the arguments.
     """
 
@@ -161,7 +167,7 @@ def one_node(empty_results: Callable[..., Any]) -> Callable[[Callable], Callable
         if not hasattr(torch.library, 'custom_op'):  # before torch 2.4
             return function
         name = f'crossformer_mm::{function.__name__}'
-        node = torch.library.custom_op(name, function, mutates_args=())
+        node = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
         node.register_fake(empty_results)
 
         @wraps(function)
@@ -174,7 +180,10 @@ def one_node(empty_results: Callable[..., Any]) -> Callable[[Callable], Callable
     return decorate
 
 
-@one_node(lambda qkv, *_: qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3))
+@one_node(
+    f'(Tensor qkv, {SETTINGS}) -> Tensor',
+    lambda qkv, *_: qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3),
+)
 def attention_forward(
     qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
@@ -194,14 +203,15 @@ def attention_forward(
             out[g, h] = F.scaled_dot_product_attention(
                 q[g, h], k[g, h], v[g, h], mask, scale=scale
             )
-    return join_heads(out, grouping, *qkv.shape[:3])
+    return join_heads(out, grouping, *qkv.shape[:3]).contiguous()
 
 
 @one_node(
+    f'(Tensor grad, Tensor qkv, {SETTINGS}) -> (Tensor, Tensor)',
     lambda _, qkv, table, *__: (
         torch.empty_like(qkv, memory_format=torch.contiguous_format),
         qkv.new_empty(0) if table is None else torch.empty_like(table),
-    )
+    ),
 )
 def attention_backward(
     grad: Tensor,

@@ -21,8 +21,8 @@ def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         function (Callable): What to compute, on tensors alone.
         x (Tensor): Its argument.
     """
-    # The compiler chooses by itself what it recomputes.
-    plain = is_compiling() or needs_plain_operations()
+    # The compiler chooses by itself what it recomputes; a meta tensor takes no memory.
+    plain = is_compiling() or needs_plain_operations() or x.is_meta
     if plain or not torch.is_grad_enabled():
         return function(x)
     return checkpoint(function, x, use_reentrant=False)

@@ -28,13 +28,13 @@ from unittest import mock
 
 import numpy as np
 import torch
-from crossformer_mm.models.zoo import ARCHS
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 
 from crossformer_mm.checkpoint.pretrained import PretrainedBackbone
 from crossformer_mm.checkpoint.reader import CheckpointError
+from crossformer_mm.models.archs import ARCHS
 from tests.checkpoint.corpus import CASES
 
 SECONDS = 10
