@@ -16,6 +16,7 @@ import argparse
 import itertools
 import json
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -161,7 +162,10 @@ def read_examples(
     cfg = Config.fromfile(config)
     cfg.test_dataloader.dataset.pipeline = []  # annotations only
     try:
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        with (
+            DefaultScope.overwrite_default_scope(cfg.default_scope),
+            redirect_stdout(None),  # pycocotools tells of its index
+        ):
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
     except FileNotFoundError as error:
         fail(f'the test set of {config} is not there: {error}')
