@@ -41,15 +41,17 @@ NAMES = {
     'CrossFormer_B2': 'ppB',
 }
 REQUIRED_KEYS = ('embed_dims', 'depths', 'num_heads')
+GIVEN_KEYS = ('group_size', 'crs_interval', 'lda_mode', 'with_acl')
+GIVEN_KEYS += ('drop_path_rate', 'merge_sizes')
 
 
-def resolve_arch(arch: str | dict[str, Any], **given: Any) -> dict[str, Any]:
+def resolve_arch(arch: str | dict[str, Any], *given: Any) -> dict[str, Any]:
     """Return all settings of an architecture.
 
     Args:
         arch (str | dict): A key of ``ARCHS`` ('++S' is read as 'ppS'), or a dict with
             ``REQUIRED_KEYS`` and, optionally, the further keys of the table.
-        **given: Settings that replace the architecture's, where they are not None.
+        *given: What replaces the settings ``GIVEN_KEYS`` where it is not None.
 
     Raises:
         ValueError: If the key is unknown, or a setting is missing or unknown.
@@ -78,5 +80,5 @@ def resolve_arch(arch: str | dict[str, Any], **given: Any) -> dict[str, Any]:
         settings |= arch
     # Each embedding between two stages has two kernels (CrossFormer section 3.1).
     merge_sizes = ((2, 4),) * (len(settings['depths']) - 1)
-    given = {name: value for name, value in given.items() if value is not None}
-    return dict(merge_sizes=merge_sizes) | settings | given
+    not_none = {k: value for k, value in zip(GIVEN_KEYS, given) if value is not None}
+    return dict(merge_sizes=merge_sizes) | settings | not_none

@@ -209,15 +209,15 @@ class CrossFormer(BaseModule):
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(as_list(init_cfg) if isinstance(init_cfg, str) else init_cfg)
-        settings = resolve_arch(
-            arch,
-            group_size=group_size,
-            crs_interval=crs_interval,
-            lda_mode=lda_mode,
-            with_acl=with_acl,
-            drop_path_rate=drop_path_rate,
-            merge_sizes=merge_sizes,
+        given = (
+            group_size,
+            crs_interval,
+            lda_mode,
+            with_acl,
+            drop_path_rate,
+            merge_sizes,
         )
+        settings = resolve_arch(arch, *given)
         block_args = dict(
             attention=attention,
             position_bias=position_bias,

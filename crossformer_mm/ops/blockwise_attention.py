@@ -70,8 +70,8 @@ def plain_attention(
     """Attend by the textbook's formula, all scores at once; see :func:`attention`."""
     q, k, v, padding = cut(qkv, grouping, heads)
     weights = attention_weights(q, k, table, padding, grouping, scale)
-    x = F.dropout(weights, drop_rate) @ v
-    return join_heads(x, grouping, *qkv.shape[:3])
+    x = (F.dropout(weights, drop_rate) @ v).transpose(1, 2).flatten(2)
+    return ungroup_tokens(x, grouping, *qkv.shape[:3])
 
 
 def attention_weights(
@@ -102,14 +102,6 @@ def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     groups, tokens, channels = qkv.shape
     qkv = qkv.reshape(groups, tokens, 3, heads, channels // 3 // heads)
     return qkv.permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def join_heads(
-    x: Tensor, grouping: Grouping, batch: int, height: int, width: int
-) -> Tensor:
-    """Join ``[G, h, N, d]`` to a map ``[B, H, W, C]``."""
-    x = x.transpose(1, 2).flatten(2)
-    return ungroup_tokens(x, grouping, batch, height, width)
 
 
 def spread(table: Tensor, grouping: Grouping) -> Tensor:
@@ -191,8 +183,7 @@ def attention_forward(
     grouping = Grouping(*grouping)
     q, k, v, padding = cut(qkv, grouping, heads)
     groups, _, tokens, width = q.shape
-    # Heads innermost, so that they are joined without copying.
-    out = q.new_empty(groups, tokens, heads, width).transpose(1, 2)
+    out = q.new_empty(groups, tokens, heads, width)
     for h in _slices(heads, 8 * _block_scores(q) // tokens**2):
         bias = q.new_zeros(1, 1, 1) if table is None else spread(table[h], grouping)
         bias = bias.to(q.dtype)[None]
@@ -200,10 +191,10 @@ def attention_forward(
         step = groups if padding is None else _block_scores(q) // bias.numel()
         for g in _slices(groups, step):
             mask = bias if padding is None else _hide(bias, padding[g])
-            out[g, h] = F.scaled_dot_product_attention(
-                q[g, h], k[g, h], v[g, h], mask, scale=scale
-            )
-    return join_heads(out, grouping, *qkv.shape[:3]).contiguous()
+            parts = (m[g, h] for m in (q, k, v))
+            x = F.scaled_dot_product_attention(*parts, mask, scale=scale)
+            out[g, :, h] = x.transpose(1, 2)
+    return ungroup_tokens(out.flatten(2), grouping, *qkv.shape[:3]).contiguous()
 
 
 @one_node(
@@ -233,53 +224,36 @@ def attention_backward(
     for h in _slices(heads, 8 * _block_scores(q) // tokens**2):
         bias = None if table is None else spread(table[h], grouping).to(dtype)
         grad_bias = None if bias is None else torch.zeros_like(bias)
-        some_heads = q[:1, h].shape[1]
-        scores = some_heads * min(BLOCK_QUERIES, tokens) * tokens
-        for g in _slices(groups, _block_scores(q) // scores):
-            # Batches of matrices, [g * h, N, d].
-            parts = [m[g, h].to(dtype).flatten(0, 1) for m in (q, k, v, grad)]
-            hidden = None if padding is None else padding[g]
-            grads = _block_backward(*parts, bias, hidden, grad_bias, scale)
-            for i, part in enumerate(grads):
-                part = part.unflatten(0, (-1, some_heads)).transpose(1, 2)
-                grad_qkv[g, :, i, h] = part.to(q.dtype)
+        step = _block_scores(q) // (q[:1, h, :BLOCK_QUERIES, 0].numel() * tokens)
+        for g in _slices(groups, step):
+            q_, k_, v_, grad_ = (
+                m[g, h].to(dtype).contiguous() for m in (q, k, v, grad)
+            )
+            q_ = q_ * scale
+            grad_q, grad_k, grad_v = (torch.zeros_like(m) for m in (q_, k_, v_))
+            for n in _slices(tokens, BLOCK_QUERIES):
+                scores = q_[:, :, n] @ k_.mT
+                if bias is not None:
+                    scores += bias[:, n]
+                if padding is not None:
+                    scores = _hide(scores, padding[g])
+                weights = scores.softmax(-1)
+                grad_v += weights.mT @ grad_[:, :, n]
+                grad_weights = grad_[:, :, n] @ v_.mT
+                grad_scores = torch._softmax_backward_data(
+                    grad_weights, weights, -1, dtype
+                )
+                grad_k += grad_scores.mT @ q_[:, :, n]
+                grad_q[:, :, n] = grad_scores @ k_
+                if grad_bias is not None:
+                    grad_bias[:, n] += grad_scores.sum(0)
+            for i, part in enumerate((grad_q.mul_(scale), grad_k, grad_v)):
+                grad_qkv[g, :, i, h] = part.transpose(1, 2).to(q.dtype)
         if grad_bias is not None:
             grad_table[h] = _sum_by_offset(grad_bias, grouping)
     # Padding and cutting off undo each other, and so do their gradients.
     grad_qkv = ungroup_tokens(grad_qkv.flatten(2), grouping, *qkv.shape[:3])
     return grad_qkv.contiguous(), grad_table
-
-
-def _block_backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grad: Tensor,
-    bias: Tensor | None,
-    padding: Tensor | None,
-    grad_bias: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of ``[g * h, N, d]``, and add to that of the bias."""
-    q = q * scale
-    grad_q, grad_k, grad_v = (torch.zeros_like(m) for m in (q, k, v))
-    for rows in _slices(q.shape[1], BLOCK_QUERIES):
-        scores = torch.bmm(q[:, rows], k.mT)
-        if bias is not None:
-            by_head = scores.unflatten(0, (-1, len(bias)))
-            by_head += bias[:, rows]
-        if padding is not None:
-            by_group = scores.unflatten(0, (len(padding), -1))
-            by_group.masked_fill_(padding[:, None, None], torch.finfo(q.dtype).min)
-        weights = scores.softmax(-1)
-        grad_v.baddbmm_(weights.mT, grad[:, rows])
-        grad_weights = torch.bmm(grad[:, rows], v.mT)
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, q.dtype)
-        grad_k.baddbmm_(grad_scores.mT, q[:, rows])
-        grad_q[:, rows] = torch.bmm(grad_scores, k)
-        if bias is not None:
-            grad_bias[:, rows] += grad_scores.unflatten(0, (-1, len(bias))).sum(0)
-    return grad_q.mul_(scale), grad_k, grad_v
 
 
 def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
