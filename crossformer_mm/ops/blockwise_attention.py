@@ -25,10 +25,12 @@ from torch.autograd.function import FunctionCtx
 from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 from .state import is_compiling, needs_plain_operations
 
-# Scores in a block: on a CPU they have to fit the cache, on a GPU to keep it busy. The
-# bias of some heads at a time is held to eight times as many.
+# Scores in a block, and numbers in a slab of a map: on a CPU they have to fit the
+# cache, on a GPU to keep it busy. The bias of some heads at a time is held to eight
+# times as many numbers as a block of scores.
 BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
+SLAB_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
 SETTINGS = 'Tensor? table, SymInt[] grouping, SymInt heads, float scale'
 
 
@@ -179,8 +181,17 @@ def one_node(
 def attention_forward(
     qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
-    """Attend by PyTorch's fused kernel."""
-    grouping = Grouping(*grouping)
+    """Attend by PyTorch's fused kernel, in one slab of the map after the other."""
+    out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+    for rows in _slabs(qkv, Grouping(*grouping)):
+        settings = Grouping(*grouping), heads, scale
+        out[:, rows] = _slab_forward(qkv[:, rows], table, *settings)
+    return out
+
+
+def _slab_forward(
+    qkv: Tensor, table: Tensor | None, grouping: Grouping, heads: int, scale: float
+) -> Tensor:
     q, k, v, padding = cut(qkv, grouping, heads)
     groups, _, tokens, width = q.shape
     out = q.new_empty(groups, tokens, heads, width)
@@ -194,7 +205,7 @@ def attention_forward(
             parts = (m[g, h] for m in (q, k, v))
             x = F.scaled_dot_product_attention(*parts, mask, scale=scale)
             out[g, :, h] = x.transpose(1, 2)
-    return ungroup_tokens(out.flatten(2), grouping, *qkv.shape[:3]).contiguous()
+    return ungroup_tokens(out.flatten(2), grouping, *qkv.shape[:3])
 
 
 @one_node(
@@ -213,14 +224,32 @@ def attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of qkv and, where there is one, the table."""
-    grouping = Grouping(*grouping)
+    grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    grad_table = qkv.new_empty(0) if table is None else torch.zeros_like(table)
+    for rows in _slabs(qkv, Grouping(*grouping)):
+        settings = Grouping(*grouping), heads, scale
+        grad_qkv[:, rows] = _slab_backward(
+            grad[:, rows], qkv[:, rows], table, grad_table, *settings
+        )
+    return grad_qkv, grad_table
+
+
+def _slab_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    table: Tensor | None,
+    grad_table: Tensor,
+    grouping: Grouping,
+    heads: int,
+    scale: float,
+) -> Tensor:
+    """Compute the gradient of a slab of qkv, and add to that of the table."""
     q, k, v, padding = cut(qkv, grouping, heads)
     groups, _, tokens, width = q.shape
     grad = group_tokens(grad, grouping).unflatten(2, (heads, width)).transpose(1, 2)
     # Scores in half precision would lose digits that the fused kernel keeps.
     dtype = torch.promote_types(q.dtype, torch.float32)
     grad_qkv = q.new_empty(groups, tokens, 3, heads, width)
-    grad_table = qkv.new_empty(0) if table is None else torch.empty_like(table)
     for h in _slices(heads, 8 * _block_scores(q) // tokens**2):
         bias = None if table is None else spread(table[h], grouping).to(dtype)
         grad_bias = None if bias is None else torch.zeros_like(bias)
@@ -250,10 +279,9 @@ def attention_backward(
             for i, part in enumerate((grad_q.mul_(scale), grad_k, grad_v)):
                 grad_qkv[g, :, i, h] = part.transpose(1, 2).to(q.dtype)
         if grad_bias is not None:
-            grad_table[h] = _sum_by_offset(grad_bias, grouping)
+            grad_table[h] += _sum_by_offset(grad_bias, grouping)
     # Padding and cutting off undo each other, and so do their gradients.
-    grad_qkv = ungroup_tokens(grad_qkv.flatten(2), grouping, *qkv.shape[:3])
-    return grad_qkv.contiguous(), grad_table
+    return ungroup_tokens(grad_qkv.flatten(2), grouping, *qkv.shape[:3])
 
 
 def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
@@ -278,6 +306,13 @@ def _offset_places(side: int, device: torch.device) -> Tensor:
 def _hide(scores: Tensor, padding: Tensor) -> Tensor:
     """Give padding the lowest finite score: -inf makes a group of padding only NaN."""
     return scores.masked_fill(padding[:, None, None], torch.finfo(scores.dtype).min)
+
+
+def _slabs(qkv: Tensor, grouping: Grouping) -> Iterator[slice]:
+    """Cut the rows of a map into slabs of whole windows."""
+    window = grouping.rows * grouping.interval
+    limit = SLAB_NUMBERS.get(qkv.device.type, SLAB_NUMBERS['cuda'])
+    return _slices(qkv.shape[1], window * max(1, limit // (window * qkv[:, 0].numel())))
 
 
 def _block_scores(q: Tensor) -> int:
