@@ -14,6 +14,7 @@ NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
 PARTS = (
     'attention_page',
     'attention_plots',
+    'benchmark_gpu',
     'benchmark_worker',
     'mini_scenes',
     'mini_set',

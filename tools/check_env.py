@@ -120,8 +120,9 @@ def check_opencv() -> Check:
 def check_torch() -> Check:
     """torch: the version; any build of it."""
     check = check_package('torch', 'torch')
-    numbers = [int(number) for number in check.found.partition('+')[0].split('.')[:2]]
-    if check.verdict == 'warn' and numbers < [2, 10]:
+    if check.verdict != 'warn':
+        return check
+    if [int(number) for number in check.found.split('.')[:2]] < [2, 10]:
         # Our own reader of checkpoints has no part in it.
         unsafe = '; before 2.10 torch.load is open to CVE-2026-24747'
         return check._replace(wanted=check.wanted + unsafe)

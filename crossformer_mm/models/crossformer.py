@@ -26,7 +26,7 @@ from .checks import check_arguments, check_images, with_original_names
 from .embed import EMBEDDINGS, CrossScaleEmbedding, CrossScaleMerging
 from .init_cfg import InitCfg, as_list, with_whole_backbone
 from .mlp import MLP, DropPath, init_linear
-from .partition import GroupRule, ceil_div, smaller
+from .partition import GroupRule, ceil_div, choose
 from .position_bias import POSITION_BIASES
 
 MIN_SIDE = 32  # shorter sides are padded: the last stage has stride 32
@@ -287,7 +287,7 @@ class CrossFormer(BaseModule):
         """
         check_images(x, self.in_channels)
         height, width = x.shape[2:]
-        bottom, right = (MIN_SIDE - smaller(side, MIN_SIDE) for side in x.shape[2:])
+        bottom, right = (choose(n < MIN_SIDE, MIN_SIDE - n, 0) for n in x.shape[2:])
         x, outs = self.patch_embed(F.pad(x, (0, right, 0, bottom))), []
         for i, stage in enumerate(self.layers):
             x = stage(x)

@@ -5,13 +5,13 @@ them the folder suffers what folders do. The oracle remembers what was saved and
 happened to it, and looks at nothing but whether a file is there.
 """
 
-import datetime
 import itertools
 import logging
 import shutil
 import tempfile
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,7 +94,7 @@ class Watch(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint):
         if self.foreign:
-            checkpoint['meta']['started'] = datetime.datetime(2026, 11, 25)
+            checkpoint['meta']['price'] = Decimal('9.99')
 
 
 @dataclass
