@@ -209,15 +209,8 @@ class CrossFormer(BaseModule):
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(as_list(init_cfg) if isinstance(init_cfg, str) else init_cfg)
-        given = (
-            group_size,
-            crs_interval,
-            lda_mode,
-            with_acl,
-            drop_path_rate,
-            merge_sizes,
-        )
-        settings = resolve_arch(arch, *given)
+        given = group_size, crs_interval, lda_mode, with_acl, drop_path_rate
+        settings = resolve_arch(arch, *given, merge_sizes)
         block_args = dict(
             attention=attention,
             position_bias=position_bias,
