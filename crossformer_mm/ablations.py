@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .models.attention import ATTENTIONS, GroupAttention
 from .models.embed import EMBEDDINGS, CrossScaleEmbedding
 from .models.partition import Grouping, GroupRule, group_tokens, ungroup_tokens
-from .models.position_bias import POSITION_BIASES, DynamicPositionBias, offsets
+from .models.position_bias import POSITION_BIASES, DynamicPositionBias
 from .ops.blockwise_attention import attention_weights, split_heads
 
 
@@ -123,8 +123,7 @@ class ResidualDPB(DynamicPositionBias):
 
     def forward(self, rows: int, cols: int) -> Tensor:
         """Compute the bias of each offset: ``[heads, 2 rows - 1, 2 cols - 1]``."""
-        like = self.pos1[0].weight
-        x = self.pos_proj(offsets(rows, cols, like.device).to(like.dtype))
+        x = self.project_offsets(rows, cols)
         for layer in (self.pos1, self.pos2):
             x = x + layer(x)
         return self.pos3(x).permute(2, 0, 1)

@@ -10,9 +10,10 @@ from typing import Any
 import mmdet.models  # noqa: F401 - registers the other backbones
 import psutil
 import torch
+from benchmark_gpu import make_step
 from mmengine.registry import MODELS
 from model_cost import flop_counter
-from torch import Tensor, nn
+from torch import nn
 
 from crossformer_mm.ops import accelerate_cpu
 
@@ -53,7 +54,8 @@ def steps(job: Job) -> Job:
     ``idle_mib`` of it were there before the network.
     """
     idle = psutil.Process().memory_info().rss
-    step = make_step(build(job), job)
+    size, dtype = (job['height'], job['width']), getattr(torch, job['dtype'])
+    step = make_step(build(job), job['batch'], size, dtype, job['task'], 'cpu')
     seconds = sorted(timed(step))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return dict(
@@ -71,28 +73,6 @@ def build(job: Job) -> nn.Module:
         network['with_cp'] = True
     model = accelerate_cpu(MODELS.build(network), accelerate)
     return torch.compile(model) if job['compile'] else model
-
-
-def make_step(model: nn.Module, job: Job) -> Callable[[], None]:
-    """Return what is timed: a forward pass, in training the backward pass as well."""
-    train = job['task'] == 'train'
-    model.train(train)
-    shape = job['batch'], 3, job['height'], job['width']
-    images = torch.rand(shape)
-    dtype = getattr(torch, job['dtype'])
-
-    def step() -> None:
-        with (
-            torch.set_grad_enabled(train),
-            torch.autocast('cpu', dtype, enabled=dtype != torch.float32),
-        ):
-            maps: tuple[Tensor, ...] = model(images)
-            loss = sum(x.float().mean() for x in maps)
-        if train:
-            model.zero_grad()
-            loss.backward()
-
-    return step
 
 
 def timed(step: Callable[[], Any]) -> list[float]:

@@ -34,10 +34,14 @@ class DynamicPositionBias(nn.Module):
 
     def forward(self, rows: int, cols: int) -> Tensor:
         """Compute the bias of each offset: ``[heads, 2 rows - 1, 2 cols - 1]``."""
+        x = self.project_offsets(rows, cols)
+        return self.pos3(self.pos2(self.pos1(x))).permute(2, 0, 1)
+
+    def project_offsets(self, rows: int, cols: int) -> Tensor:
+        """Project each offset: ``[2 rows - 1, 2 cols - 1, C // 16]``."""
         # A norm keeps its weight where the linear layers are quantized or adapted.
         like = self.pos1[0].weight
-        x = self.pos_proj(offsets(rows, cols, like.device).to(like.dtype))
-        return self.pos3(self.pos2(self.pos1(x))).permute(2, 0, 1)
+        return self.pos_proj(offsets(rows, cols, like.device).to(like.dtype))
 
 
 def offsets(rows: int, cols: int, device: torch.device) -> Tensor:

@@ -182,10 +182,10 @@ def attention_forward(
     qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
     """Attend by PyTorch's fused kernel, in one slab of the map after the other."""
+    grouping = Grouping(*grouping)  # the operator hands over a list
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    for rows in _slabs(qkv, Grouping(*grouping)):
-        settings = Grouping(*grouping), heads, scale
-        out[:, rows] = _slab_forward(qkv[:, rows], table, *settings)
+    for rows in _slabs(qkv, grouping):
+        out[:, rows] = _slab_forward(qkv[:, rows], table, grouping, heads, scale)
     return out
 
 
@@ -224,12 +224,12 @@ def attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of qkv and, where there is one, the table."""
+    grouping = Grouping(*grouping)
     grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     grad_table = qkv.new_empty(0) if table is None else torch.zeros_like(table)
-    for rows in _slabs(qkv, Grouping(*grouping)):
-        settings = Grouping(*grouping), heads, scale
+    for rows in _slabs(qkv, grouping):
         grad_qkv[:, rows] = _slab_backward(
-            grad[:, rows], qkv[:, rows], table, grad_table, *settings
+            grad[:, rows], qkv[:, rows], table, grad_table, grouping, heads, scale
         )
     return grad_qkv, grad_table
 
