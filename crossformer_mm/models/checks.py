@@ -63,47 +63,39 @@ def check_arguments(
         ValueError: If one of them is not allowed, or does not fit the others.
     """
     check_ints('depths', args['depths'])
-    stages = len(args['depths'])
+    stages = range(len(args['depths']))
     for name in ('num_heads', 'group_size', 'crs_interval'):
-        check_ints(name, args[name], stages)
+        check_ints(name, args[name], len(stages))
     for name in ('drop_rate', 'attn_drop_rate', 'drop_path_rate'):
         if not isinstance(args[name], int | float) or not 0 <= args[name] < 1:
             raise ValueError(f'{name} must be a number in [0, 1), got {args[name]!r}.')
-    for name, value in dict(
-        in_channels=in_channels, mlp_ratio=args['mlp_ratio']
-    ).items():
+    positive = dict(in_channels=in_channels, mlp_ratio=args['mlp_ratio'])
+    for name, value in positive.items():
         if not isinstance(value, int | float) or value <= 0:
             raise ValueError(f'{name} must be a number above 0, got {value!r}.')
-    if not out_indices or not set(out_indices) <= set(range(stages)):
-        allowed = f'one or more of {list(range(stages))}'
+    if not out_indices or not set(out_indices) <= set(stages):
+        allowed = f'one or more of {list(stages)}'
         raise ValueError(f'out_indices must hold {allowed}, got {out_indices!r}.')
-    check_choice('frozen_stages', frozen_stages, range(-1, stages + 1))
+    check_choice('frozen_stages', frozen_stages, range(-1, len(stages) + 1))
     check_choice('lda_mode', args['lda_mode'], LDA_MODES)
     ablations = "; others are there once custom_imports has 'crossformer_mm.ablations'"
     check_choice('attention', args['attention'], ATTENTIONS, ablations)
     check_choice('position_bias', args['position_bias'], POSITION_BIASES, ablations)
     if adaptive_interval and args['lda_mode'] == 'interval':
-        raise ValueError(
-            "adaptive_interval=True needs lda_mode='group': under lda_mode='interval' "
-            'the interval is fixed by definition.'
-        )
-    if len(args['merge_sizes']) != stages - 1:
-        raise ValueError(
-            f'merge_sizes must have {stages - 1} entries, one between two stages, got '
-            f'{len(args["merge_sizes"])}: {args["merge_sizes"]!r}.'
-        )
-    embed_dims = args['embed_dims']
-    if not isinstance(embed_dims, int) or embed_dims < 16 or embed_dims % 2:
-        raise ValueError(
-            'embed_dims must be an even whole number >= 16 (the position bias is '
-            f'embed_dims // 16 wide), got {embed_dims!r}.'
-        )
-    for i, num_heads in enumerate(args['num_heads']):
-        if embed_dims * 2**i % num_heads:
-            raise ValueError(
-                f'num_heads[{i}]={num_heads} does not divide the width of stage {i}, '
-                f'{embed_dims * 2**i} (embed_dims={embed_dims}).'
-            )
+        why = "under lda_mode='interval' the interval is fixed by definition"
+        raise ValueError(f"adaptive_interval=True needs lda_mode='group': {why}.")
+    if len(args['merge_sizes']) != len(stages) - 1:
+        wanted = f'{len(stages) - 1} entries, one between two stages'
+        got = f'{len(args["merge_sizes"])}: {args["merge_sizes"]!r}'
+        raise ValueError(f'merge_sizes must have {wanted}, got {got}.')
+    dims, wanted = args['embed_dims'], 'an even whole number >= 16'
+    if not isinstance(dims, int) or dims < 16 or dims % 2:
+        why = 'the position bias is embed_dims // 16 wide'
+        raise ValueError(f'embed_dims must be {wanted} ({why}), got {dims!r}.')
+    for i, heads in enumerate(args['num_heads']):
+        if dims * 2**i % heads:
+            width = f'the width of stage {i}, {dims * 2**i} (embed_dims={dims})'
+            raise ValueError(f'num_heads[{i}]={heads} does not divide {width}.')
 
 
 def check_images(x: Tensor, in_channels: int) -> None:
@@ -127,10 +119,8 @@ def check_ints(name: str, value: Sequence[int], length: int | None = None) -> No
     ):
         raise ValueError(f'{name} must be a list of whole numbers >= 1, got {value!r}.')
     if len(value) == 0 or length not in (None, len(value)):
-        raise ValueError(
-            f'{name} must have {length or "at least 1"} entries, one per stage, got '
-            f'{len(value)}: {value!r}.'
-        )
+        wanted = f'{length or "at least 1"} entries, one per stage'
+        raise ValueError(f'{name} must have {wanted}, got {len(value)}: {value!r}.')
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[Any], more: str = '') -> None:
@@ -143,12 +133,8 @@ def check_kernels(name: str, value: Sequence[int], stride: int, width: int) -> N
     """Check that kernels are centred on tokens, and can share the width."""
     check_ints(name, value)
     if any(k < stride or (k - stride) % 2 for k in value):
-        raise ValueError(
-            f'{name} must hold {stride} or larger by a multiple of 2 (the stride is '
-            f'{stride}), got {value!r}.'
-        )
+        wanted = f'{stride} or larger by a multiple of 2 (the stride is {stride})'
+        raise ValueError(f'{name} must hold {wanted}, got {value!r}.')
     if width % 2 ** (len(value) - 1):
-        raise ValueError(
-            f'{name}={value!r} does not fit: {len(value)} kernel sizes cannot share '
-            f'{width} channels as a half, a quarter, ....'
-        )
+        why = f'cannot share {width} channels as a half, a quarter, ...'
+        raise ValueError(f'{name}={value!r} does not fit: {len(value)} sizes {why}.')

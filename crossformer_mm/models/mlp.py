@@ -3,7 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import recompute
+from ..ops import two_layers
+
+HOOKS = ('_forward_pre_hooks', '_forward_hooks')
+HOOKS += ('_backward_pre_hooks', '_backward_hooks')
 
 
 class DropPath(nn.Module):
@@ -40,6 +43,7 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0) -> None:
         super().__init__()
+        self.hidden_dim = hidden_dim
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dim, dim)
@@ -47,14 +51,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
-        x = self.fc1(x)
-        # The output of the GELU, the widest of a block's activations, would be a
-        # quarter of what a training step keeps. A hook on fc2, such as spectral_norm's,
-        # is not called again in the backward pass.
-        hooked = self.fc2._forward_pre_hooks or self.fc2._forward_hooks
-        if self.training and not hooked:
-            return recompute(self._act_and_fc2, x)
-        return self._act_and_fc2(x)
+        # Hooks see whole maps, and each map once.
+        if any(getattr(m, hooks) for m in self.modules() for hooks in HOOKS):
+            return self._act_and_fc2(self.fc1(x))
+        return two_layers(self.fc1, self._act_and_fc2, x, self.hidden_dim)
 
     def _act_and_fc2(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(self.act(x))))

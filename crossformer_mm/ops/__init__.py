@@ -1,12 +1,12 @@
 """Fast paths, each beside the plain code that says the same.
 
 ``attention``       softmax attention with a learned bias, in linear memory
-``recompute``       activations that the backward pass makes again
+``two_layers``      an MLP whose hidden layer is never held whole
 ``accelerate_cpu``  linear layers and convolutions of a finished network, by oneDNN
 """
 
 from .accelerate import accelerate_cpu, is_faster_accelerated
 from .blockwise_attention import attention
-from .recompute import recompute
+from .two_layers import two_layers
 
-__all__ = ['accelerate_cpu', 'attention', 'is_faster_accelerated', 'recompute']
+__all__ = ['accelerate_cpu', 'attention', 'is_faster_accelerated', 'two_layers']

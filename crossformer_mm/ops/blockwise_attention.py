@@ -183,29 +183,31 @@ def attention_forward(
 ) -> Tensor:
     """Attend by PyTorch's fused kernel, in one slab of the map after the other."""
     grouping = Grouping(*grouping)  # the operator hands over a list
-    out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    for rows in _slabs(qkv, grouping):
-        out[:, rows] = _slab_forward(qkv[:, rows], table, grouping, heads, scale)
-    return out
+    parts = qkv.unflatten(3, (3, heads, -1))
+    out = torch.empty_like(parts[:, :, :, 0])
+    for rows, h in _slabs(parts, grouping):
+        bias = None if table is None else spread(table[h], grouping)
+        slab = parts[:, rows, :, :, h]
+        out[:, rows, :, h] = _slab_forward(slab, bias, grouping, scale)
+    return out.flatten(3)
 
 
 def _slab_forward(
-    qkv: Tensor, table: Tensor | None, grouping: Grouping, heads: int, scale: float
+    qkv: Tensor, bias: Tensor | None, grouping: Grouping, scale: float
 ) -> Tensor:
-    q, k, v, padding = cut(qkv, grouping, heads)
-    groups, _, tokens, width = q.shape
-    out = q.new_empty(groups, tokens, heads, width)
-    for h in _slices(heads, 8 * _block_scores(q) // tokens**2):
-        bias = q.new_zeros(1, 1, 1) if table is None else spread(table[h], grouping)
-        bias = bias.to(q.dtype)[None]
-        # With padding, each group has a mask of its own, as large as its scores.
-        step = groups if padding is None else _block_scores(q) // bias.numel()
-        for g in _slices(groups, step):
-            mask = bias if padding is None else _hide(bias, padding[g])
-            parts = (m[g, h] for m in (q, k, v))
-            x = F.scaled_dot_product_attention(*parts, mask, scale=scale)
-            out[g, :, h] = x.transpose(1, 2)
-    return ungroup_tokens(out.flatten(2), grouping, *qkv.shape[:3])
+    """Attend within a slab ``[B, H', W, 3, h', d]`` by the fused kernel."""
+    batch, height, width, _, heads, dim = qkv.shape
+    q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
+    bias = q.new_zeros(1, 1, 1) if bias is None else bias.to(q.dtype)
+    # With padding, each group has a mask of its own, as large as its scores.
+    step = len(q) if padding is None else _block_scores(q) // bias.numel()
+    out = q.new_empty(len(q), q.shape[2], heads, dim)
+    for g in _slices(len(q), step):
+        mask = bias[None] if padding is None else _hide(bias[None], padding[g])
+        x = F.scaled_dot_product_attention(q[g], k[g], v[g], mask, scale=scale)
+        out[g] = x.transpose(1, 2)
+    out = ungroup_tokens(out.flatten(2), grouping, batch, height, width)
+    return out.unflatten(3, (heads, dim))
 
 
 @one_node(
@@ -225,76 +227,58 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of qkv and, where there is one, the table."""
     grouping = Grouping(*grouping)
-    grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    parts = qkv.unflatten(3, (3, heads, -1))
+    grad = grad.unflatten(3, (1, heads, -1))
+    grad_parts = torch.empty_like(parts, memory_format=torch.contiguous_format)
     grad_table = qkv.new_empty(0) if table is None else torch.zeros_like(table)
-    for rows in _slabs(qkv, grouping):
-        grad_qkv[:, rows] = _slab_backward(
-            grad[:, rows], qkv[:, rows], table, grad_table, grouping, heads, scale
-        )
-    return grad_qkv, grad_table
+    for rows, h in _slabs(parts, grouping):
+        bias = None if table is None else spread(table[h], grouping)
+        slabs = grad[:, rows, :, :, h], parts[:, rows, :, :, h]
+        grad_slab, grad_bias = _slab_backward(*slabs, bias, grouping, scale)
+        grad_parts[:, rows, :, :, h] = grad_slab
+        if grad_bias is not None:
+            backward = torch.func.vjp(lambda t: spread(t, grouping), table[h])[1]
+            grad_table[h] += backward(grad_bias)[0]
+    return grad_parts.flatten(3), grad_table
 
 
 def _slab_backward(
-    grad: Tensor,
-    qkv: Tensor,
-    table: Tensor | None,
-    grad_table: Tensor,
-    grouping: Grouping,
-    heads: int,
-    scale: float,
-) -> Tensor:
-    """Compute the gradient of a slab of qkv, and add to that of the table."""
-    q, k, v, padding = cut(qkv, grouping, heads)
-    groups, _, tokens, width = q.shape
-    grad = group_tokens(grad, grouping).unflatten(2, (heads, width)).transpose(1, 2)
+    grad: Tensor, qkv: Tensor, bias: Tensor | None, grouping: Grouping, scale: float
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the gradients of a slab ``[B, H', W, 3, h', d]`` and of the bias."""
+    batch, height, width, _, heads, dim = qkv.shape
+    q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
+    grad = group_tokens(grad.flatten(3), grouping).unflatten(2, (heads, dim))
+    grad = grad.transpose(1, 2)
     # Scores in half precision would lose digits that the fused kernel keeps.
     dtype = torch.promote_types(q.dtype, torch.float32)
-    grad_qkv = q.new_empty(groups, tokens, 3, heads, width)
-    for h in _slices(heads, 8 * _block_scores(q) // tokens**2):
-        bias = None if table is None else spread(table[h], grouping).to(dtype)
-        grad_bias = None if bias is None else torch.zeros_like(bias)
-        step = _block_scores(q) // (q[:1, h, :BLOCK_QUERIES, 0].numel() * tokens)
-        for g in _slices(groups, step):
-            q_, k_, v_, grad_ = (
-                m[g, h].to(dtype).contiguous() for m in (q, k, v, grad)
-            )
-            q_ = q_ * scale
-            grad_q, grad_k, grad_v = (torch.zeros_like(m) for m in (q_, k_, v_))
-            for n in _slices(tokens, BLOCK_QUERIES):
-                scores = q_[:, :, n] @ k_.mT
-                if bias is not None:
-                    scores += bias[:, n]
-                if padding is not None:
-                    scores = _hide(scores, padding[g])
-                weights = scores.softmax(-1)
-                grad_v += weights.mT @ grad_[:, :, n]
-                grad_weights = grad_[:, :, n] @ v_.mT
-                grad_scores = torch._softmax_backward_data(
-                    grad_weights, weights, -1, dtype
-                )
-                grad_k += grad_scores.mT @ q_[:, :, n]
-                grad_q[:, :, n] = grad_scores @ k_
-                if grad_bias is not None:
-                    grad_bias[:, n] += grad_scores.sum(0)
-            for i, part in enumerate((grad_q.mul_(scale), grad_k, grad_v)):
-                grad_qkv[g, :, i, h] = part.transpose(1, 2).to(q.dtype)
-        if grad_bias is not None:
-            grad_table[h] += _sum_by_offset(grad_bias, grouping)
+    bias = None if bias is None else bias.to(dtype)
+    grad_bias = None if bias is None else torch.zeros_like(bias)
+    grad_qkv = q.new_empty(len(q), q.shape[2], 3, heads, dim)
+    step = _block_scores(q) // q[:1, :, :BLOCK_QUERIES, 0].numel() // q.shape[2]
+    for g in _slices(len(q), step):
+        q_, k_, v_, grad_ = (m[g].to(dtype).contiguous() for m in (q, k, v, grad))
+        q_ = q_ * scale
+        grad_q, grad_k, grad_v = (torch.zeros_like(m) for m in (q_, k_, v_))
+        for n in _slices(q.shape[2], BLOCK_QUERIES):
+            scores = q_[:, :, n] @ k_.mT
+            if bias is not None:
+                scores += bias[:, n]
+            if padding is not None:
+                scores = _hide(scores, padding[g])
+            weights = scores.softmax(-1)
+            grad_v += weights.mT @ grad_[:, :, n]
+            grad_weights = grad_[:, :, n] @ v_.mT
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, dtype)
+            grad_k += grad_scores.mT @ q_[:, :, n]
+            grad_q[:, :, n] = grad_scores @ k_
+            if grad_bias is not None:
+                grad_bias[:, n] += grad_scores.sum(0)
+        for i, part in enumerate((grad_q.mul_(scale), grad_k, grad_v)):
+            grad_qkv[g, :, i] = part.transpose(1, 2).to(q.dtype)
     # Padding and cutting off undo each other, and so do their gradients.
-    return ungroup_tokens(grad_qkv.flatten(2), grouping, *qkv.shape[:3])
-
-
-def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
-    """Sum the gradients of all pairs of an offset: the gradient of :func:`spread`."""
-    rows, cols, _ = grouping
-    grad = grad_bias.reshape(-1, rows, cols, rows, cols).transpose(2, 3)
-    grad = grad.reshape(-1, rows * rows, cols * cols)
-    place = _offset_places(rows, grad.device)
-    by_row = grad.new_zeros(len(grad), 2 * rows - 1, cols * cols)
-    by_row.index_add_(1, place, grad)
-    place = _offset_places(cols, grad.device)
-    table = grad.new_zeros(len(grad), 2 * rows - 1, 2 * cols - 1)
-    return table.index_add_(2, place, by_row)
+    grad_qkv = ungroup_tokens(grad_qkv.flatten(2), grouping, batch, height, width)
+    return grad_qkv.unflatten(3, (3, heads, dim)), grad_bias
 
 
 def _offset_places(side: int, device: torch.device) -> Tensor:
@@ -308,15 +292,21 @@ def _hide(scores: Tensor, padding: Tensor) -> Tensor:
     return scores.masked_fill(padding[:, None, None], torch.finfo(scores.dtype).min)
 
 
-def _slabs(qkv: Tensor, grouping: Grouping) -> Iterator[slice]:
-    """Cut the rows of a map into slabs of whole windows."""
+def _slabs(parts: Tensor, grouping: Grouping) -> Iterator[tuple[slice, slice]]:
+    """Cut a map ``[B, H, W, 3, h, d]`` into slabs: rows of whole windows, and heads."""
     window = grouping.rows * grouping.interval
-    limit = SLAB_NUMBERS.get(qkv.device.type, SLAB_NUMBERS['cuda'])
-    return _slices(qkv.shape[1], window * max(1, limit // (window * qkv[:, 0].numel())))
+    limit = SLAB_NUMBERS.get(parts.device.type, SLAB_NUMBERS['cuda'])
+    step = window * max(1, limit // (window * parts[:, 0].numel()))
+    biases = 8 * _block_scores(parts) // (grouping.rows * grouping.cols) ** 2
+    for rows in _slices(parts.shape[1], step):
+        for h in _slices(
+            parts.shape[4], min(biases, limit // parts[:, rows, :, :, 0].numel())
+        ):
+            yield rows, h
 
 
-def _block_scores(q: Tensor) -> int:
-    return BLOCK_SCORES.get(q.device.type, BLOCK_SCORES['cuda'])  # any accelerator's
+def _block_scores(x: Tensor) -> int:
+    return BLOCK_SCORES.get(x.device.type, BLOCK_SCORES['cuda'])  # any accelerator's
 
 
 def _slices(end: int, step: int) -> Iterator[slice]:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from crossformer_mm import CrossFormer_S
 from crossformer_mm.engine import runner as runner_module
 from crossformer_mm.ops import accelerate_cpu, is_faster_accelerated
-from crossformer_mm.ops.accelerate import OneDNNLinear, PatchConv2d
+from crossformer_mm.ops.accelerate import OneDNNLinear
 
 
 def operations(function):
@@ -53,35 +53,6 @@ def test_linear(dtype, bias, shape):
     assert convolved == (dtype == torch.float32)
 
 
-@pytest.mark.parametrize('kernel, stride', [(4, 4), (8, 4), (6, 4), (16, 4), (16, 16)])
-@pytest.mark.parametrize('size', [(32, 48), (35, 50)])
-def test_patch_embedding(kernel, stride, size):
-    torch.manual_seed(0)
-    plain = nn.Conv2d(3, 16, kernel, stride, (kernel - stride) // 2)
-    fast = accelerate_cpu(nn.Conv2d(3, 16, kernel, stride, (kernel - stride) // 2))
-    fast.load_state_dict(plain.state_dict())
-    assert type(fast) is PatchConv2d
-    check_same(plain, fast, torch.randn(2, 3, *size))
-
-
-@pytest.mark.parametrize(
-    'conv',
-    [
-        nn.Conv2d(3, 8, 7, 2, 3),  # ResNet's
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.Conv2d(64, 8, 4, 4),
-        nn.Conv2d(3, 8, 5, 4),
-        nn.Conv2d(3, 8, 8, 4, 'valid'),
-        nn.Conv2d(3, 3, 8, 4, 2, groups=3),
-        nn.Conv2d(3, 8, 8, 4, 2, padding_mode='reflect'),
-        nn.Conv2d(3, 8, (4, 8), 4, (0, 2)),
-    ],
-    ids=str,
-)
-def test_other_convolutions_stay(conv):
-    assert type(accelerate_cpu(conv)) is nn.Conv2d
-
-
 def test_it_is_undone_and_keeps_parameters_and_hooks():
     model = CrossFormer_S()
     classes = [type(module) for module in model.modules()]
@@ -93,7 +64,6 @@ def test_it_is_undone_and_keeps_parameters_and_hooks():
     assert next(model.parameters()) is first
     kinds = [type(module) for module in model.modules()]
     assert kinds.count(OneDNNLinear) == classes.count(nn.Linear)
-    assert kinds.count(PatchConv2d) == 4
     model(torch.rand(1, 3, 64, 64))
     assert calls == [1]
     accelerate_cpu(model, False)
