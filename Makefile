@@ -38,7 +38,7 @@ test-cls:  ## the tests of classification, and one with fake CUDA tensors
 		TESTS='tests/classification tests/models/test_citizen.py::$(FAKE_CUDA)' test
 
 quickstart: env data/mini_coco  ## mini data, training, evaluation, pictures
-	@echo 'Training Mask R-CNN: 2 min on 2 cores'
+	@echo 'Training Mask R-CNN: 3 min on 2 cores'
 	@$(MIM) train mmdet $(CONFIG) --work-dir $(WORK_DIR)
 	@echo 'Testing it: 20 s'
 	@$(MIM) test mmdet $(CONFIG) --work-dir $(WORK_DIR) \

@@ -5,10 +5,11 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from .allowed import Storage, demand
 from .text import shown
@@ -18,8 +19,7 @@ ZIP_START = b'PK\x03\x04'
 # A pickle of this number is what a file of torch before 1.6 starts with.
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 OLD_START = b'\x80\x02\x8a\x0a' + MAGIC_NUMBER.to_bytes(10, 'little') + b'.'
-CHUNK = 2**20
-READERS = 4
+THREADS = 4  # that compute checksums
 MAX_ENTRIES = 100_000  # of 20,000 weights with the state of their optimizer
 
 MapLocation = str | torch.device | Mapping[str, str] | Callable | None
@@ -46,70 +46,92 @@ def read_zip(
     Raises:
         Exception: If it is damaged, or refused.
     """
-    entries = {}
-    with zipfile.ZipFile(path) as archive:
-        infos = archive.infolist()
-    demand(len(infos) <= MAX_ENTRIES, f'it has more than {MAX_ENTRIES:,} entries')
-    for info in infos:
-        # Of two entries of a name, and in an entry that is compressed, programs do
-        # not see the same.
-        demand(info.filename not in entries, 'an entry of its zip is there twice')
-        stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
-        demand(stored, 'its zip is compressed; torch.save compresses none')
-        entries[info.filename] = info
-    # Entries that share their bytes would be read again and again.
-    total = sum(info.file_size for info in entries.values())
-    demand(total <= size, 'entries of its zip overlap')
-    pickles = [name for name in entries if name.endswith('/data.pkl')]
-    demand(len(pickles) == 1, 'it is a zip, but not of torch.save')
-    folder = PurePosixPath(pickles[0]).parent
-    code = f'{folder}/constants.pkl' in entries
-    demand(not code, 'it is a TorchScript archive, a program rather than weights')
-    if (order := entries.get(f'{folder}/byteorder')) is not None:
-        little = read_entry(path, order) == b'little'
-        demand(little, 'its numbers have the byte order of another machine')
-    pickled = io.BytesIO(read_entry(path, entries[pickles[0]]))
-    storages: dict[str, Storage] = {}
-
-    def load_storage(
-        dtype: torch.dtype, key: str, location: str, numel: int
-    ) -> Storage:
-        if key not in storages:
-            demand(key in contents, 'a tensor has a storage that is not there')
-            content = contents[key].result()
-            whole = len(content) == numel * dtype.itemsize
-            demand(whole, 'a storage has another size than its entry')
-            memory = place(as_memory(content, dtype), location, map_location)
-            storages[key] = Storage(memory, dtype, numel)
-        demand(storages[key][1:] == (dtype, numel), 'a storage is of two kinds')
-        return storages[key]
-
-    data = f'{folder}/data/'
-    # Checksums take as long as reading: some entries are read at a time.
-    with ThreadPoolExecutor(READERS) as readers:
-        contents = {
-            name.removeprefix(data): readers.submit(read_entry, path, info)
-            for name, info in entries.items()
-            if name.startswith(data)
-        }
-        try:
-            return Unpickler(load_storage, size, trusted).load(pickled)
-        finally:
-            readers.shutdown(cancel_futures=True)
-
-
-def read_entry(path: Path, info: zipfile.ZipInfo) -> bytearray:
-    """Read an entry of a zip, and check its checksum, as torch does not."""
-    content = bytearray(info.file_size)
     with path.open('rb') as file:
-        file.seek(info.header_offset)
-        header = file.read(30)
+        archive = Archive(file, size)
+        (name,) = archive.pickles
+        folder = name.removesuffix('data.pkl')
+        code = f'{folder}constants.pkl' in archive.entries
+        demand(not code, 'it is a TorchScript archive, a program rather than weights')
+        if f'{folder}byteorder' in archive.entries:
+            little = bytes(archive.read(f'{folder}byteorder').numpy()) == b'little'
+            demand(little, 'its numbers have the byte order of another machine')
+        pickled = io.BytesIO(archive.read(name).numpy())
+        archive.check()
+        storages: dict[str, Storage] = {}
+
+        def load_storage(
+            dtype: torch.dtype, key: str, location: str, numel: int
+        ) -> Storage:
+            if key not in storages:
+                entry = f'{folder}data/{key}'
+                there = entry in archive.entries
+                demand(there, 'a tensor has a storage that is not there')
+                content = archive.read(entry)
+                whole = len(content) == numel * dtype.itemsize
+                demand(whole, 'a storage has another size than its entry')
+                memory = place(tidy(content, dtype), location, map_location)
+                storages[key] = Storage(memory, dtype, numel)
+            demand(storages[key][1:] == (dtype, numel), 'a storage is of two kinds')
+            return storages[key]
+
+        result = Unpickler(load_storage, size, trusted).load(pickled)
+        archive.check()
+        return result
+
+
+class Archive:
+    """The entries of a zip of torch.save.
+
+    Args:
+        file (BinaryIO): The zip.
+        size (int): Its bytes.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file = file
+        self.entries: dict[str, zipfile.ZipInfo] = {}
+        self.contents: dict[str, Tensor] = {}
+        with zipfile.ZipFile(file) as archive:
+            infos = archive.infolist()
+        demand(len(infos) <= MAX_ENTRIES, f'it has more than {MAX_ENTRIES:,} entries')
+        for info in infos:
+            # Of two entries of a name, and in an entry that is compressed, programs do
+            # not see the same.
+            once = info.filename not in self.entries
+            demand(once, 'an entry of its zip is there twice')
+            stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
+            demand(stored, 'its zip is compressed; torch.save compresses none')
+            self.entries[info.filename] = info
+        # Entries that share their bytes would be read again and again.
+        total = sum(info.file_size for info in infos)
+        demand(total <= size, 'entries of its zip overlap')
+        self.pickles = [name for name in self.entries if name.endswith('/data.pkl')]
+        demand(len(self.pickles) == 1, 'it is a zip, but not of torch.save')
+
+    def read(self, name: str) -> Tensor:
+        """Read the bytes of an entry; whether they are right, `check` says later."""
+        info = self.entries[name]
+        self.file.seek(info.header_offset)
+        header = self.file.read(30)
+        if not header.startswith(ZIP_START):
+            raise Damaged(f'is damaged in {shown(name)}: get it again.')
         lengths = (int.from_bytes(header[i : i + 2], 'little') for i in (26, 28))
-        file.seek(sum(lengths), io.SEEK_CUR)
-        checksum = fill(content, file)
-    if not header.startswith(ZIP_START) or checksum != info.CRC:
-        raise Damaged(f'is damaged in {shown(info.filename)}: get it again.')
-    return content
+        self.file.seek(sum(lengths), io.SEEK_CUR)
+        self.contents[name] = read_bytes(self.file, info.file_size)
+        return self.contents[name]
+
+    def check(self) -> None:
+        """Compare the checksums of what has been read, which torch does not.
+
+        Raises:
+            Damaged: If one is another than that in the zip.
+        """
+        contents = [content.numpy() for content in self.contents.values()]
+        with ThreadPoolExecutor(THREADS) as threads:
+            checksums = threads.map(zlib.crc32, contents)
+        for name, checksum in zip(self.contents, checksums):
+            if checksum != self.entries[name].CRC:
+                raise Damaged(f'is damaged in {shown(name)}: get it again.')
 
 
 def read_old(
@@ -121,7 +143,6 @@ def read_old(
     storages, each a pickle; then the length and the bytes of each storage.
     """
     storages: dict[str, Storage] = {}
-    contents: dict[str, bytearray] = {}
     left = size
 
     def load_storage(
@@ -131,8 +152,7 @@ def read_old(
         if key not in storages:
             left -= numel * dtype.itemsize
             demand(numel >= 0 and left >= 0, 'its storages are larger than the file')
-            contents[key] = bytearray(numel * dtype.itemsize)
-            memory = as_memory(contents[key], dtype)
+            memory = torch.UntypedStorage(numel * dtype.itemsize)
             storages[key] = Storage(memory, dtype, numel)
         demand(storages[key][1:] == (dtype, numel), 'a storage is of two kinds')
         return storages[key]
@@ -153,8 +173,8 @@ def read_old(
     for key in keys:
         numel = int.from_bytes(file.read(8), 'little')
         demand(numel == storages[key].numel, 'a storage has another size')
-        fill(contents[key], file)
-        tidy(contents[key], storages[key].dtype)
+        memory, dtype, _ = storages[key]
+        memory.copy_(tidy(read_bytes(file, len(memory)), dtype))
     return content
 
 
@@ -173,30 +193,23 @@ class Pickles:
         return self.file.read(min(count, self.size))
 
 
-def fill(content: bytearray, file: BinaryIO) -> int:
-    """Fill a buffer from the file, and return the checksum of what was read."""
-    checksum = 0
-    view = memoryview(content)
-    for start in range(0, len(view), CHUNK):
-        part = view[start : start + CHUNK]
-        if file.readinto(part) != len(part):
-            raise Damaged('is cut off, get it again.')
-        checksum = zlib.crc32(part, checksum)
-    return checksum
+def read_bytes(file: BinaryIO, size: int) -> Tensor:
+    """Read bytes as uint8.
+
+    Raises:
+        Damaged: If the file ends before.
+    """
+    content = torch.empty(size, dtype=torch.uint8)
+    if file.readinto(content.numpy()) != size:
+        raise Damaged('is cut off, get it again.')
+    return content
 
 
-def as_memory(content: bytearray, dtype: torch.dtype) -> torch.UntypedStorage:
-    """Let torch use a buffer."""
-    if not content:
-        return torch.UntypedStorage(0)
-    tidy(content, dtype)
-    return torch.frombuffer(content, dtype=torch.uint8).untyped_storage()
-
-
-def tidy(content: bytearray, dtype: torch.dtype) -> None:
-    """Make each true value a 1: torch counts on it."""
+def tidy(content: Tensor, dtype: torch.dtype) -> torch.UntypedStorage:
+    """Return the memory of bytes; each true value is a 1, as torch counts on."""
     if dtype is torch.bool:
-        content[:] = content.translate(b'\0' + b'\1' * 255)
+        content = (content != 0).byte()
+    return content.untyped_storage()
 
 
 def place(

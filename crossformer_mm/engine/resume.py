@@ -1,8 +1,8 @@
 """Where an interrupted training goes on."""
 
 import re
-import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from mmengine.config import Config
@@ -132,18 +132,11 @@ def read_meta(path: Path) -> dict[str, Any]:
         CheckpointError: If MMEngine cannot resume it.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch compares no checksums
-    except OSError as error:
-        raise CheckpointError(f'cannot be read: {error.strerror}.') from error
-    except Exception as error:  # a damaged archive can fail in any way
-        raise DamagedError(f'is cut off or damaged: {error}.') from error
-    if damaged:
-        raise DamagedError(f'is damaged in {damaged}.')
-    try:
         content = CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
-    except Exception as error:
-        raise CheckpointError(_why_refused(error)) from error
+    except CheckpointError as error:
+        refused = isinstance(error.__cause__, UnpicklingError | OSError)
+        kind = CheckpointError if refused else DamagedError
+        raise kind(str(error).removeprefix(f'{path} ')) from error
     meta = content.get('meta', {}) if isinstance(content, dict) else {}
     if not {'epoch', 'iter'} <= meta.keys():
         raise CheckpointError(
@@ -151,16 +144,6 @@ def read_meta(path: Path) -> dict[str, Any]:
             '--resume, by --cfg-options load_from=FILE.'
         )
     return meta
-
-
-def _why_refused(error: Exception) -> str:
-    if found := re.search(r'GLOBAL (\S+)', str(error)):
-        return (
-            f'holds {found[1]}, which torch does not load unless it is allowed: by '
-            'torch.serialization.add_safe_globals in a module of custom_imports, or '
-            'let your hook save something plainer.'
-        )
-    return f'cannot be loaded: {type(error).__name__}: {error}'
 
 
 def _check_named(path: str, work_dir: str) -> None:
