@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .models.init_cfg import as_list, is_pretrained
 
 OBJECTS = 8  # per image; COCO has 7.3 on average
-SIDE = 256  # of the images: the coarsest levels of a pyramid still have some pixels
+SIDE = 128  # of the images: the coarsest level of most pyramids is a pixel then
 
 
 class Trial(NamedTuple):
