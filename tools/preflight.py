@@ -35,7 +35,7 @@ def main() -> int:
     if not args.config.is_file():
         sys.exit(f'preflight: there is no file {args.config}')
     warnings.simplefilter('ignore')
-    MMLogger.get_instance('preflight', log_level='ERROR')
+    MMLogger.get_instance('preflight', log_level='CRITICAL')
     try:
         cfg = Config.fromfile(args.config)
         cfg.merge_from_dict(args.cfg_options or {})

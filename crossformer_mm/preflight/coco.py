@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -42,13 +43,12 @@ def check_annotations(cfg: Config) -> Iterator[Finding]:
         images[split.name] = {image['file_name'] for image in data['images']}
         told = f'{len(data["images"])} images, {len(data["annotations"])} objects'
         yield Finding('ok', f'{split.name} data', told)
-    if shared := images.get('train', set()) & images.get('val', set()):
-        if image_folder(next(data_sets(cfg, 'train'))) == image_folder(
-            next(data_sets(cfg, 'val'))
-        ):
-            found = f'{len(shared)} images, such as {min(shared)}, are in both splits'
-            mend = 'take them out of one of the annotation files'
-            yield Finding('warn', 'train and val', found, mend)
+    folders = {split.name: image_folder(split) for split in done.values()}
+    shared = images.get('train', set()) & images.get('val', set())
+    if shared and folders['train'] == folders['val']:
+        found = f'{len(shared)} images, such as {min(shared)}, are in both splits'
+        mend = 'take them out of one of the annotation files'
+        yield Finding('warn', 'train and val', found, mend)
     yield from check_metric(cfg)
 
 
@@ -146,9 +146,10 @@ def problems(
     segmentation = entry.get('segmentation')
     if not segmentation:
         yield 'no mask'
-    elif isinstance(segmentation, list):
-        if any(len(part) < 6 or len(part) % 2 for part in segmentation):
-            yield 'polygon'
+    elif isinstance(segmentation, list) and any(
+        len(part) < 6 or len(part) % 2 for part in segmentation
+    ):
+        yield 'polygon'
 
 
 def is_box(box: Any) -> bool:
@@ -216,10 +217,8 @@ def check_metric(cfg: Config) -> Iterator[Finding]:
                 yield Finding('FAIL', f'{name} metric', found, mend)
 
 
-def resolved(path: str) -> Any:
+def resolved(path: str) -> Path:
     """Return a path as it is compared."""
-    from pathlib import Path
-
     return Path(path).resolve()
 
 

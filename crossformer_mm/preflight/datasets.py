@@ -37,7 +37,9 @@ def data_sets(cfg: Config, *names: str) -> Iterator[Split]:
     for name in names or SPLITS:
         loader = cfg.get(f'{name}_dataloader') or {}
         for dataset in without_wrappers(loader.get('dataset')):
-            yield Split(name, dataset, DATASETS.get(str(dataset.get('type'))))
+            with DATASETS.switch_scope_and_registry(None) as registry:
+                kind = registry.get(str(dataset.get('type')))
+            yield Split(name, dataset, kind)
 
 
 def is_coco(kind: type | None) -> bool:

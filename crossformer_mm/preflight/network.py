@@ -14,7 +14,7 @@ from ..engine.checks import is_missing
 from ..models import CrossFormer
 from ..models.init_cfg import as_list, is_pretrained
 from ..swap import MEAN, STD
-from ..trial import SIDE, image_side, outputs_of, without_pretrained
+from ..trial import image_side, outputs_of, without_pretrained
 from .finding import Finding
 
 
@@ -42,7 +42,7 @@ def check_network(cfg: Config) -> Iterator[Finding]:
 def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
     """Whether images are normalized as in pretraining."""
     given = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    mean, std = given.get('mean'), given.get('std')
+    mean = given.get('mean')
     if mean and 0 < max(mean) <= 1:
         found = f'mean={list(mean)} is of images from 0 to 1, these go to 255'
         yield Finding('FAIL', 'normalization', found, f'mean={MEAN}, std={STD}')
@@ -148,6 +148,3 @@ def level_strides(module: nn.Module) -> list[float]:
     generator = getattr(module, 'prior_generator', None)
     strides = getattr(generator, 'strides', [])
     return [s[0] if isinstance(s, (list, tuple)) else s for s in strides]
-
-
-__all__ = ['SIDE', 'check_network', 'check_strides']
