@@ -34,4 +34,4 @@ CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     check_step,
 )
 
-__all__ = ['CHECKS', 'Finding']
+__all__ = ['CHECKS', 'Finding', *(check.__name__ for check in CHECKS)]

@@ -79,6 +79,7 @@ def check_file(split: Split, masks: bool) -> Iterator[Finding]:
         if twice:
             yield fail(f'{what} id {twice[0]} occurs twice', 'give each its own id')
     yield from check_categories(split, categories, fail)
+    yield from check_left_out(split, categories, objects, fail)
     named = {category['id'] for category in categories}
     sizes = {image['id']: image for image in images}
     wrong: dict[str, list[Any]] = {}
@@ -170,10 +171,21 @@ def check_categories(
         near = get_close_matches(missing, names, n=1, cutoff=0.6)
         mend = f'it has {near[0]!r}' if near else f'it has {", ".join(names[:10])}'
         yield fail(f'no category {missing!r}, a class of the config', mend)
-    if left_out := [name for name in names if name not in classes]:
-        found = f'categories {left_out} are no classes of the config'
-        # A part of them may be meant: mini sets keep all names of COCO.
-        yield fail(found, 'add them to metainfo.classes if they are wanted', 'note')
+
+
+def check_left_out(
+    split: Split, categories: list[Any], objects: list[Any], fail: Any
+) -> Iterator[Finding]:
+    """Whether objects are left out since their category is no class of the config."""
+    classes = classes_of(split)
+    others = {c['id']: c['name'] for c in categories if c['name'] not in classes}
+    counts = Counter(entry.get('category_id') for entry in objects)
+    used = {others[number]: counts[number] for number in others if counts[number]}
+    if used:
+        first = ', '.join(f'{used[name]} of {name!r}' for name in list(used)[:5])
+        found = f'objects of {len(used)} categories are left out: {first}'
+        # A part of the categories may be meant.
+        yield fail(found, 'add them to metainfo.classes if they are wanted', 'warn')
 
 
 def check_images(split: Split, images: list[Any], fail: Any) -> Iterator[Finding]:

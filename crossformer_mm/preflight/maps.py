@@ -41,6 +41,9 @@ def check_split(split: Split) -> Iterator[Finding]:
     # The same fault in many files is told once.
     yield from {f.mend: f for f in reversed(found)}.values()
     if not found:
+        found = list(check_zero(split, sample(rows, IMAGES)))
+        yield from found
+    if not found:
         yield Finding('ok', part, f'{len(dataset)} images')
 
 
@@ -70,29 +73,19 @@ def check_pair(split: Split, row: dict) -> Iterator[Finding]:
             f'{path} is {labels.shape}, its image {image.shape[:2]}', 'redraw it'
         )
     values = set(np.unique(labels).tolist())
-    if split.config.get('metainfo', {}).get('classes') and row.get('label_map'):
-        values = {row['label_map'].get(value, value) for value in values}
     ignored = split.config.get('ignore_index', IGNORE)
-    zero = reduces_zero(split, row)
+    zero = reduces_zero(row)
     if zero:
         values = {255 if value in (0, 255) else value - 1 for value in values}
+    mapped = row.get('label_map') or {}  # where the config takes a part of the classes
+    values = {mapped.get(value, value) % 256 for value in values} - {ignored}
     count = len(classes_of(split))
-    high = sorted(value for value in values - {ignored} if value >= count)
+    high = sorted(value for value in values if value >= count)
     if count and high:
         mend = f'labels go from 0 to {count - 1}, {ignored} is ignored'
         if high == [count] and not zero:
             mend = f'{mend}; where they go from 1 on, set reduce_zero_label=True'
         yield fail(f'{path} holds {high[:5]}, beyond the {count} classes', mend)
-    elif (
-        zero
-        and max(values - {ignored}, default=count) < count - 1
-        and not_from_1(split, labels, count)
-    ):
-        mend = 'set reduce_zero_label=False in the data set and its pipeline'
-        yield fail(
-            f'{path} has labels from 0 to {count - 1}, but reduce_zero_label ignores 0',
-            mend,
-        )
     loads = [s for s in split.config.get('pipeline', ()) if s.type == 'LoadAnnotations']
     for step in loads:
         given = step.get('reduce_zero_label')
@@ -103,12 +96,20 @@ def check_pair(split: Split, row: dict) -> Iterator[Finding]:
             yield fail(found, 'the same in both')
 
 
-def reduces_zero(split: Split, row: dict) -> bool:
+def reduces_zero(row: dict) -> bool:
     """Tell whether a data set takes 0 for unlabelled and 1 for its first class."""
-    return bool(row.get('reduce_zero_label', split.config.get('reduce_zero_label')))
+    return bool(row.get('reduce_zero_label'))
 
 
-def not_from_1(split: Split, labels: np.ndarray, count: int) -> bool:
-    """Tell whether a label image uses 0 for a class: hardly any pixel is then above."""
-    # Of few classes every image shows most; of many the highest may be missing.
-    return count <= 3 and labels.max() == count - 1
+def check_zero(split: Split, rows: list[dict]) -> Iterator[Finding]:
+    """Whether 0 is a class of the label images although the config ignores it."""
+    count = len(classes_of(split))
+    if not reduces_zero(rows[0]) or rows[0].get('label_map') or not count:
+        return
+    maps = [cv2.imread(str(row['seg_map_path']), cv2.IMREAD_UNCHANGED) for row in rows]
+    values = {value for labels in maps for value in np.unique(labels).tolist()}
+    # Labels from 1 on reach the number of classes; a rare class may be missing.
+    if values - {255} == set(range(count)):
+        found = f'labels go from 0 to {count - 1}, but reduce_zero_label ignores 0'
+        mend = 'reduce_zero_label=False in the data set and its pipeline'
+        yield Finding('warn', f'{split.name} data', found, mend)

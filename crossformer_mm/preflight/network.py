@@ -79,8 +79,10 @@ def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[F
             try:
                 PretrainedBackbone(path)(network)
             except CheckpointError as error:
-                told, _, mend = str(error).partition('\n')
-                yield Finding('FAIL', 'pretrained', told, mend.replace('\n', ' '))
+                # Its lines are written as one.
+                told, _, mend = str(error).partition('\\n')
+                mend = mend or 'choose the file of this backbone'
+                yield Finding('FAIL', 'pretrained', told, mend)
             else:
                 yield Finding('ok', 'pretrained', f'{path} loads whole')
         elif is_missing(path, [None]):
