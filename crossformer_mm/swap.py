@@ -25,7 +25,6 @@ from .trial import (
 from .write_config import Change, config_text
 
 STRIDES = [4, 8, 16, 32]  # of our four outputs
-MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet's, RGB
 # Their heads are made for the branches of this very backbone, which are no pyramid.
 MULTI_BRANCH = ('ICNet', 'BiSeNetV1', 'BiSeNetV2', 'DDRNet', 'PIDNet', 'FastSCNN')
 MULTI_BRANCH += ('STDCContextPathNet', 'TridentResNet')
@@ -288,9 +287,8 @@ def normalization(cfg: Config) -> Iterator[Change]:
     inside = 'data_preprocessor' in cfg.model
     path = ('model',) * inside + ('data_preprocessor',)
     given = cfg.model.data_preprocessor if inside else cfg.get('data_preprocessor')
-    wanted = dict(mean=MEAN, std=STD, bgr_to_rgb=True)
-    differs = [k for k, v in wanted.items() if given is None or given.get(k) != v]
-    if given is None or not differs:
+    wanted = normalized()
+    if given is None or all(given.get(k) == v for k, v in wanted.items()):
         return
     if given.get('rgb_to_bgr'):
         wanted['rgb_to_bgr'] = False
@@ -298,6 +296,12 @@ def normalization(cfg: Config) -> Iterator[Change]:
         'RGB with the mean and deviation of ImageNet, as the backbone was pretrained.'
     )
     yield Change(path, wanted, note)
+
+
+def normalized() -> dict[str, Any]:
+    """Return the settings of a data preprocessor, as the backbones were pretrained."""
+    mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    return dict(mean=mean, std=std, bgr_to_rgb=True)
 
 
 def optimization(cfg: Config) -> Iterator[Change]:

@@ -13,7 +13,7 @@ from ..checkpoint import CheckpointError, PretrainedBackbone
 from ..engine.checks import is_missing
 from ..models import CrossFormer
 from ..models.init_cfg import as_list, is_pretrained
-from ..swap import MEAN, STD
+from ..swap import normalized
 from ..trial import image_side, outputs_of, without_pretrained
 from .finding import Finding
 
@@ -45,15 +45,15 @@ def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
     mean = given.get('mean')
     if mean and 0 < max(mean) <= 1:
         found = f'mean={list(mean)} is of images from 0 to 1, these go to 255'
-        yield Finding('FAIL', 'normalization', found, f'mean={MEAN}, std={STD}')
+        mend = ', '.join(f'{key}={value}' for key, value in normalized().items())
+        yield Finding('FAIL', 'normalization', found, mend)
         return
     backbone = cfg.model.backbone
     files = pretrained_files(backbone) + [cfg.model.get('pretrained') or '']
     torchvision = any(str(file).startswith('torchvision://') for file in files)
     if not (ours and any(files)) and not torchvision:
         return
-    wanted = dict(mean=MEAN, std=STD, bgr_to_rgb=True)
-    for key, value in wanted.items():
+    for key, value in normalized().items():
         if given.get(key) != value:
             found = f'data_preprocessor.{key} is {given.get(key)}'
             mend = f'{key}={value}, as in pretraining'
