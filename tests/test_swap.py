@@ -182,14 +182,14 @@ def test_what_else_goes_and_stays():
             dict(type='SoftTeacher', detector=dict(type='x')),
             'SoftTeacher has no backbone',
         ),
-        (dict(type='VoteNet', pts_backbone=dict(type='x')), 'VoteNet has no backbone'),
+        (dict(type='VoteNet', pts_backbone={}), 'VoteNet has no backbone'),
         (
             dict(type='A', backbone=dict(type='BiSeNetV1')),
-            'BiSeNetV1 has several branch',
+            'BiSeNetV1 has several',
         ),
         (
             dict(type='A', backbone=dict(type='Nothing')),
-            'its own backbone, Nothing, does',
+            'its own backbone, Nothing',
         ),
     ],
 )
