@@ -221,7 +221,7 @@ def widths_in_model(
         first = model['neck'][0] if several else model['neck']
         path = ('model', 'neck', 0) if several else ('model', 'neck')
         yield from widths_in(first, path, old, new)
-        if first['type'] == 'SSDNeck':
+        if first.get('type') == 'SSDNeck':
             count = len(new)
             for keys in (('neck', 'out_channels'), ('bbox_head', 'in_channels')):
                 rest = model[keys[0]][keys[1]][count:]

@@ -29,12 +29,10 @@ def check_split(split: Split) -> Iterator[Finding]:
     part = f'{split.name} data'
     try:
         dataset = DATASETS.build(split.config)
-    except Exception as error:
-        yield Finding('FAIL', part, f'{type(error).__name__}: {error}', 'set its paths')
-        return
-    if not len(dataset):
+    except Exception as error:  # of an empty list, too
         mend = 'set img_suffix, data_prefix or ann_file'
-        yield Finding('FAIL', part, 'no images', mend)
+        found = f'no images: {type(error).__name__}: {error}'
+        yield Finding('FAIL', part, found, mend)
         return
     rows = [dataset.get_data_info(i) for i in range(len(dataset))]
     found = [f for row in sample(rows, IMAGES) for f in check_pair(split, row)]
