@@ -139,7 +139,7 @@ def run(
     try:
         trial = swap(row['config'], backbone, out / row['file'])
         row |= dict(swapped=True, step=True, gradients=not trial.without_gradient)
-        row['without_gradient'] = trial.without_gradient
+        row['without_gradient'] = len(trial.without_gradient)
         cfg = Config.fromfile(out / row['file'])
         set_size(cfg, image_side(cfg))
         predict(build_model(cfg), make_batch(cfg, 1))
@@ -172,7 +172,7 @@ def line(row: dict[str, Any]) -> str:
     cells = ['yes' if row.get(column) else '–' for column in COLUMNS]
     reason = row.get('reason', '')
     if row.get('without_gradient'):
-        reason = f'{len(row["without_gradient"])} parameters get no gradient'
+        reason = f'{row["without_gradient"]} parameters get no gradient'
     if row.get('stock'):
         reason += f' (stock: {row["stock"]})'
     name = row['config'].partition('::')[2]
