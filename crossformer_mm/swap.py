@@ -66,7 +66,7 @@ def swap(config: str, backbone: str, out: Path) -> Trial:
     elif Path(config).is_file():
         base = os.path.relpath(config, out.parent)
     else:
-        raise SwapError(f'there is no file {config}')
+        raise SwapError('there is no such file')
     text = config_text(base, changes(read(config), backbone))
     # Hidden until its model has run.
     draft = out.with_name(f'.{out.name}')
@@ -88,7 +88,7 @@ def read(config: str) -> Config:
     try:
         return Config.fromstring(f'_base_ = {base!r}', '.py')
     except Exception as error:  # of the file itself, too
-        raise SwapError(f'{config} cannot be read: {first_line(error)}') from error
+        raise SwapError(f'it cannot be read: {first_line(error)}') from error
 
 
 def try_model(cfg: Config) -> Trial:

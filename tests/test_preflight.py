@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from crossformer_mm import preflight
 from crossformer_mm.preflight.first_step import shrink
-from tests.conftest import DETECTOR, ROOT, SEGMENTOR
+from tests.conftest import DETECTOR, ROOT, SEGMENTOR, on_openmmlab
 
 TRAIN, VAL = 'instances_train2017.json', 'instances_val2017.json'
 
@@ -402,6 +402,53 @@ def test_no_alarm_on_the_mini_configs(sound, request):
     assert 'FAIL' not in result.stdout
     assert 'warn' not in result.stdout
     assert 'ok    evaluation' in result.stdout
+
+
+STOCK = (
+    'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+    'mmdet::detr/detr_r50_8xb2-150e_coco.py',
+    'mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py',
+    'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-160k_ade20k-512x512.py',
+)
+
+
+def on_mini_set(base, mini_coco, mini_ade20k):
+    """Return a config of MMDetection or MMSegmentation on a mini set."""
+    cfg = Config.fromstring(f'_base_ = {base!r}', '.py')
+    for split in ('train', 'val', 'test'):
+        root = mini_coco if base.startswith('mmdet') else mini_ade20k
+        cfg[f'{split}_dataloader'].dataset.data_root = f'{root}/'
+    for name in ('val_evaluator', 'test_evaluator'):
+        if 'ann_file' in cfg[name]:
+            cfg[name].ann_file = f'{mini_coco}/annotations/{VAL}'
+    return cfg
+
+
+@on_openmmlab
+@pytest.mark.parametrize('base', STOCK)
+def test_no_alarm_on_stock_configs(base, mini_coco, mini_ade20k):
+    cfg = on_mini_set(base, mini_coco, mini_ade20k)
+    names = [check.__name__ for check in preflight.CHECKS]
+    names.remove('check_step')  # takes seconds: see docs/own_config.md
+    lines = alarms(cfg, *names)
+    # The mini set is small for the schedule, which is true.
+    assert [x for x in lines if 'warm-up' not in x and 'milestones' not in x] == []
+
+
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / 'configs').glob('*[nr]_s_*.py')), ids=lambda path: path.stem
+)
+def test_no_alarm_on_our_configs(path, mini_coco, mini_ade20k, monkeypatch):
+    monkeypatch.setenv('COCO_ROOT', str(mini_coco))
+    monkeypatch.setenv('ADE20K_ROOT', str(mini_ade20k))
+    cfg = Config.fromfile(path)
+    names = [check.__name__ for check in preflight.CHECKS]
+    names.remove('check_step')
+    lines = alarms(cfg, *names)
+    known = ('warm-up', 'milestones', 'Pretrained weights not found')
+    assert [x for x in lines if not any(part in x for part in known)] == []
 
 
 def test_no_such_file():

@@ -228,10 +228,10 @@ def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
     (tmp_path / 'old.py').write_text('')
     (tmp_path / 'empty.py').write_text('')
     for arguments, told in [
-        (('nothing.py', *backbone, 'new.py'), 'there is no file nothing.py'),
+        (('nothing.py', *backbone, 'new.py'), 'nothing.py: there is no such file'),
         (('empty.py', *backbone, 'old.py'), 'old.py is there already'),
         (('empty.py', *backbone, 'new.py'), 'it has no model'),
-        (('mmdet::no/such.py', *backbone, 'new.py'), 'cannot be read'),
+        (('mmdet::no/such.py', *backbone, 'new.py'), 'it cannot be read'),
     ]:
         result = run(*arguments, folder=tmp_path)
         assert result.returncode == 1
