@@ -132,7 +132,7 @@ def run(
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     warnings.simplefilter('ignore')
     MMLogger.get_instance('swap', log_level='CRITICAL')
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # for a second core, run another --part beside it
     torch.manual_seed(0)
     row = dict(row, file=row['family'].replace('/', '_') + '.py')
     (out / row['file']).unlink(missing_ok=True)
