@@ -457,6 +457,13 @@ def test_no_such_file():
     assert result.stderr.strip() == 'preflight: there is no file nothing.py'
 
 
+def test_a_config_that_trains_nothing(tmp_path):
+    (tmp_path / 'part.py').write_text("model = dict(type='RetinaNet')")
+    result = run_tool(tmp_path / 'part.py')
+    assert result.returncode == 1
+    assert 'has no train_dataloader: it trains nothing' in result.stderr
+
+
 def test_shrink_leaves_the_channels():
     node = dict(scale=(1333, 800), size=[512, 512], num=3, rescale=False)
     shrink(node)

@@ -42,6 +42,9 @@ def main() -> int:
     except Exception as error:
         line = (str(error).strip() or '-').splitlines()[0]
         sys.exit(f'preflight: {args.config}: {type(error).__name__}: {line}')
+    for key in ('model', 'train_dataloader', 'train_cfg'):
+        if not cfg.get(key):
+            sys.exit(f'preflight: {args.config} has no {key}: it trains nothing')
     if args.processes:
         cfg.processes = args.processes
     failed = False
