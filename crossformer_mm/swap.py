@@ -221,6 +221,9 @@ def widths_in_model(
         first = model['neck'][0] if several else model['neck']
         path = ('model', 'neck', 0) if several else ('model', 'neck')
         yield from widths_in(first, path, old, new)
+        if first.get('type') == 'JPU':  # passes the backbone's maps on to this head
+            head = model.get('auxiliary_head')
+            yield from widths_in(head, ('model', 'auxiliary_head'), old, new)
         if first.get('type') == 'SSDNeck':
             count = len(new)
             for keys in (('neck', 'out_channels'), ('bbox_head', 'in_channels')):
@@ -256,6 +259,9 @@ def widths_in(
                 width = translate(value, node.get('in_index'), old, new)
                 if width != value:
                     yield Change((*path, key), width)
+                    # A head without convolutions has no other width of its own.
+                    if node.get('num_convs') == 0 and node.get('channels') == value:
+                        yield Change((*path, 'channels'), width)
             elif key == 'c1_in_channels':
                 if value == old[0] != new[0]:
                     yield Change((*path, key), new[0])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .models.init_cfg import as_list, is_pretrained
 
 OBJECTS = 8  # per image; COCO has 7.3 on average
-SIDE = 128  # of the images: the coarsest level of most pyramids is a pixel then
+SIDE = 384  # of the images: the kernels of DDOD want three pixels at stride 128
 
 
 class Trial(NamedTuple):

@@ -438,7 +438,9 @@ def test_no_alarm_on_stock_configs(base, mini_coco, mini_ade20k):
 
 
 @pytest.mark.parametrize(
-    'path', sorted((ROOT / 'configs').glob('*_crossformer_s_*.py')), ids=lambda path: path.stem
+    'path',
+    sorted((ROOT / 'configs').glob('*_crossformer_s_*.py')),
+    ids=lambda path: path.stem,
 )
 def test_no_alarm_on_our_configs(path, mini_coco, mini_ade20k, monkeypatch):
     monkeypatch.setenv('COCO_ROOT', str(mini_coco))

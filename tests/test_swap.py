@@ -117,6 +117,20 @@ def test_heads_without_a_neck():
     assert found['model', 'auxiliary_head', 'kernel', 'in_channels'] == 192
 
 
+def test_head_without_convolutions_and_head_behind_a_jpu():
+    head = dict(in_channels=512, in_index=3, channels=512, num_convs=0)
+    found = changes(model=dict(decode_head=head))
+    assert found['model', 'decode_head', 'channels'] == 768
+    neck = dict(type='JPU', in_channels=(128, 256, 512))
+    aux = dict(in_channels=256, in_index=2)
+    found = changes(
+        model=dict(neck=neck, decode_head=dict(in_channels=512), auxiliary_head=aux)
+    )
+    assert found['model', 'neck', 'in_channels'] == (192, 384, 768)
+    assert found['model', 'auxiliary_head', 'in_channels'] == 384
+    assert ('model', 'decode_head', 'in_channels') not in found
+
+
 def test_pyramid_of_a_plain_transformer():
     neck = dict(type='MultiLevelNeck', out_channels=99, scales=[4, 2, 1, 0.5])
     found = changes(model=dict(neck=neck, decode_head=dict(in_channels=[99] * 4)))
