@@ -13,6 +13,7 @@ from .finding import Finding
 
 ADAM_LIMIT = 2e-3  # above it Adam diverges on nearly any backbone
 SGD_LIMIT = 0.5
+WARM_UPS = ('LinearLR', 'ConstantLR')
 
 
 def check_schedule(cfg: Config) -> Iterator[Finding]:
@@ -117,7 +118,7 @@ def check_schedulers(
         length = epochs if in_epochs else total
         unit = 'epochs' if in_epochs else 'iterations'
         kind, end = type_name(entry), entry.get('end')
-        if kind == 'LinearLR' and end and end >= length:
+        if kind in WARM_UPS and end and end >= length:
             found = f'warm-up of {end} {unit}, training of {length:g}'
             mend = f'end={max(int(length) // 10, 1)}'
             yield Finding('warn', 'warm-up', found, mend)
