@@ -128,7 +128,7 @@ def check_schedulers(
             mend = 'put them into the training, or lengthen it'
             yield Finding('warn', 'param_scheduler', found, mend)
         if (
-            kind != 'LinearLR'
+            kind not in WARM_UPS
             and end
             and end > 1.01 * length
             and 'milestones' not in entry
