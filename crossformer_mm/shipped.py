@@ -5,10 +5,12 @@
     crossformer-config                      # list them
     mim train mmdet "$(crossformer-config mask_rcnn_crossformer_s_fpn_1x_coco)"
     crossformer-config NAME --copy FOLDER   # a copy to edit, in one file
+    crossformer-config swap CONFIG --backbone CrossFormer_S --out FILE
 """
 
 import argparse
 import sys
+import warnings
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,16 +18,24 @@ from typing import NoReturn
 
 import yaml
 from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from .models.archs import NAMES
+from .swap import SwapError, swap
 
 FOLDER = Path(__file__).parent / '.mim' / 'configs'
 
 
 def main() -> None:
-    """List the configs, print the path of one, or copy it."""
+    """List the configs, print the path of one, copy it, or swap another's backbone."""
+    if sys.argv[1:2] == ['swap']:
+        write_swap(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(
         prog='crossformer-config',
         description='List the configs that come with crossformer_mm, with the published'
         ' results; with a NAME, print the path of that config.',
+        epilog='"crossformer-config swap --help": any other config on CrossFormer.',
     )
     parser.add_argument('name', metavar='NAME', nargs='?', help='name of a config')
     parser.add_argument(
@@ -55,11 +65,18 @@ def find_config(name: str) -> Path:
     path = FOLDER / f'{name.removesuffix(".py")}.py'
     if path.is_file() and path.parent == FOLDER:
         return path
-    near = get_close_matches(path.stem, config_names(), n=5, cutoff=0.5)
+    names = config_names()
+    near = [name for name in names if letters(path.stem) in letters(name)][:5]
+    near = near or get_close_matches(path.stem, names, n=5, cutoff=0.5)
     advice = 'crossformer-config without a name lists all'
     if near:
         advice = 'near are:\n  ' + '\n  '.join(near)
     fail(f'there is no config {name!r}; {advice}')
+
+
+def letters(name: str) -> str:
+    """Return the letters and digits of a name, which people remember."""
+    return ''.join(filter(str.isalnum, name.lower()))
 
 
 def copy_config(path: Path, folder: Path) -> Path:
@@ -69,6 +86,8 @@ def copy_config(path: Path, folder: Path) -> Path:
         fail(f'{target} is there already: choose another folder, or remove it')
     # What an environment variable sets, such as COCO_ROOT, it sets in the copy too.
     config = Config.fromfile(path, use_environment_variables=False)
+    # The bases' own variable: in a copy, changing it would change nothing.
+    config.pop('backbone', None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The copy appears complete or not at all.
@@ -78,6 +97,42 @@ def copy_config(path: Path, folder: Path) -> Path:
     except OSError as error:
         fail(f'{target} cannot be written: {error}')
     return target
+
+
+def write_swap(arguments: list[str]) -> None:
+    """Write a config that is another one on a backbone of ours."""
+    parser = argparse.ArgumentParser(
+        prog='crossformer-config swap',
+        description='Write a config that inherits CONFIG and sets what a CrossFormer '
+        'in the place of its backbone needs. One step on made-up images has to work.',
+    )
+    parser.add_argument(
+        'config', metavar='CONFIG', help='a path, mmdet::FOLDER/NAME.py or mmseg::...'
+    )
+    parser.add_argument(
+        '--backbone',
+        required=True,
+        choices=NAMES,
+        metavar='NAME',
+        help=', '.join(NAMES),
+    )
+    parser.add_argument('--out', required=True, type=Path, metavar='FILE')
+    args = parser.parse_args(arguments)
+    warnings.simplefilter('ignore')
+    MMLogger.get_instance('swap', log_level='ERROR')
+    try:
+        trial = swap(args.config, args.backbone, args.out)
+    except SwapError as error:
+        fail(f'{args.config}: {error}')
+    print(args.out)
+    if trial.without_gradient:
+        names = '\n  '.join(trial.without_gradient)
+        print(
+            'These parameters got no gradient in a step on made-up images. On several '
+            'GPUs training stops at the like; the config wants '
+            f'find_unused_parameters = True then:\n  {names}',
+            file=sys.stderr,
+        )
 
 
 def print_list() -> None:

@@ -1,0 +1,155 @@
+"""Learning rate, warm-up and length of the training."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from ..engine.checks import type_name
+from .datasets import annotation_file, classes_of, data_sets, is_coco, read_json
+from .finding import Finding
+
+ADAM_LIMIT = 2e-3  # above it Adam diverges on nearly any backbone
+SGD_LIMIT = 0.5
+WARM_UPS = ('LinearLR', 'ConstantLR')
+
+
+def check_schedule(cfg: Config) -> Iterator[Finding]:
+    """Whether the schedule suits the size of the data and the batch."""
+    yield from check_optimizer(cfg)
+    batch = cfg.train_dataloader.get('batch_size', 1) * cfg.get('processes', 1)
+    yield from check_batch(cfg, batch)
+    images = count_images(cfg)
+    if images is None:
+        return
+    if not images:
+        mend = 'see the findings on its data'
+        yield Finding('FAIL', 'iterations', 'no image to train on', mend)
+        return
+    an_epoch = max(math.ceil(images / batch), 1)
+    loop = cfg.get('train_cfg') or {}
+    by_epoch = 'max_epochs' in loop
+    total = loop.max_epochs * an_epoch if by_epoch else loop.get('max_iters', 0)
+    told = f'{total:,} iterations of {batch} of {images:,} images'
+    told += f', {loop.max_epochs} epochs' if by_epoch else ''
+    yield Finding('note', 'iterations', told)
+    epochs = loop.max_epochs if by_epoch else total / an_epoch
+    yield from check_schedulers(cfg, total, epochs, an_epoch)
+    yield from check_intervals(cfg, loop, by_epoch)
+
+
+def check_optimizer(cfg: Config) -> Iterator[Finding]:
+    """Whether the learning rate is of the usual size for the optimizer."""
+    optimizer = cfg.get('optim_wrapper', {}).get('optimizer', {})
+    kind, rate = type_name(optimizer), optimizer.get('lr', 0)
+    limit = ADAM_LIMIT if kind.startswith('Adam') else SGD_LIMIT
+    if kind == 'SGD' and 'CrossFormer' in str(cfg.model.get('backbone', {})):
+        mend = "optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, ...)"
+        yield Finding(
+            'warn', 'optimizer', 'SGD; CrossFormer was trained by AdamW', mend
+        )
+    elif rate > limit:
+        found = f'lr={rate} is too high for {kind}'
+        yield Finding('FAIL', 'learning rate', found, f'take less than {limit}')
+    else:
+        yield Finding('ok', 'optimizer', f'{kind}, lr={rate}')
+
+
+def check_batch(cfg: Config, batch: int) -> Iterator[Finding]:
+    """Whether the learning rate is that of the batch."""
+    scaling = cfg.get('auto_scale_lr') or {}
+    base = scaling.get('base_batch_size')
+    if not base or base == batch or scaling.get('enable'):
+        return
+    told = f'for a batch of {base}; here it is {batch}'
+    rate = cfg.get('optim_wrapper', {}).get('optimizer', {}).get('lr', 0)
+    mend = f'--auto-scale-lr, or lr={rate * batch / base:.3g}'
+    # How many processes there will be is known only if it was said.
+    verdict = 'warn' if 'processes' in cfg else 'note'
+    if verdict == 'note':
+        mend += '; for N processes examine with --processes N'
+    yield Finding(verdict, 'learning rate', told, mend)
+
+
+def count_images(cfg: Config) -> int | None:
+    """Count the images of training, as the data set filters them; None if unknown."""
+    total = 0
+    for split in data_sets(cfg, 'train'):
+        if not is_coco(split.kind):
+            try:
+                total += len(DATASETS.build(split.config))
+            except Exception:  # told by the checks of the data
+                return None
+            continue
+        path = annotation_file(split)
+        if not path.is_file():
+            return None
+        try:
+            total += count_coco(split.config, read_json(path), classes_of(split))
+        except (ValueError, KeyError, TypeError):  # likewise
+            return None
+    loader = cfg.train_dataloader.get('dataset') or {}
+    return total * loader.get('times', 1)
+
+
+def count_coco(config: dict[str, Any], data: Any, classes: tuple[str, ...]) -> int:
+    """Count the images of an annotation file that are trained on."""
+    rules = config.get('filter_cfg') or {}
+    wanted = {c['id'] for c in data['categories'] if c['name'] in classes}
+    objects = data['annotations']
+    used = {a['image_id'] for a in objects if a['category_id'] in wanted}
+    smallest = rules.get('min_size', 0)
+    return sum(
+        (image['id'] in used or not rules.get('filter_empty_gt'))
+        and min(image['width'], image['height']) >= smallest
+        for image in data['images']
+    )
+
+
+def check_schedulers(
+    cfg: Config, total: int, epochs: float, an_epoch: int
+) -> Iterator[Finding]:
+    """Whether warm-up and milestones lie within the training."""
+    schedulers = cfg.get('param_scheduler') or []
+    for entry in schedulers if isinstance(schedulers, list) else [schedulers]:
+        in_epochs = entry.get('by_epoch', True)
+        length = epochs if in_epochs else total
+        unit = 'epochs' if in_epochs else 'iterations'
+        kind, end = type_name(entry), entry.get('end')
+        if kind in WARM_UPS and end and end >= length:
+            found = f'warm-up of {end} {unit}, training of {length:g}'
+            mend = f'end={max(int(length) // 10, 1)}'
+            yield Finding('warn', 'warm-up', found, mend)
+        late = [m for m in entry.get('milestones', ()) if m >= length]
+        if late:
+            found = f'milestones {late} after the last of {length:g} {unit}'
+            mend = 'put them into the training, or lengthen it'
+            yield Finding('warn', 'param_scheduler', found, mend)
+        if (
+            kind not in WARM_UPS
+            and end
+            and end > 1.01 * length
+            and 'milestones' not in entry
+        ):
+            found = f'{kind} ends at {end} {unit}, the training at {length:g}'
+            yield Finding('warn', 'param_scheduler', found, f'end={length:g}')
+
+
+def check_intervals(cfg: Config, loop: Any, by_epoch: bool) -> Iterator[Finding]:
+    """Whether the training validates and leaves a checkpoint."""
+    length = loop.max_epochs if by_epoch else loop.get('max_iters', 0)
+    validates = loop.get('val_interval', 1)
+    if cfg.get('val_dataloader') and validates > length:
+        found = f'val_interval={validates} in a training of {length}: never'
+        yield Finding('warn', 'validation', found, f'val_interval={length}')
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    same_unit = hook.get('by_epoch', True) == by_epoch
+    if (
+        same_unit
+        and hook.get('interval', 1) > length
+        and not hook.get('save_last', True)
+    ):
+        found = f'interval={hook.interval} in a training of {length}: none is saved'
+        yield Finding('warn', 'checkpoint', found, f'interval={length}')

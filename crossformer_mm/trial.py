@@ -1,0 +1,193 @@
+"""One step of a model on made-up images: what building it does not show."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from torch import Tensor, nn
+
+from .models.init_cfg import as_list, is_pretrained
+
+OBJECTS = 8  # per image; COCO has 7.3 on average
+SIDE = 384  # of the images: the kernels of DDOD want three pixels at stride 128
+
+
+class Trial(NamedTuple):
+    """What one step has shown.
+
+    Attributes:
+        losses: The losses by their names.
+        without_gradient: Names of the parameters that no loss reaches.
+    """
+
+    losses: dict[str, float]
+    without_gradient: list[str]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether each loss is a finite number."""
+        return all(map(math.isfinite, self.losses.values()))
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config with random weights; no file is read."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    given = without_pretrained(cfg.model.to_dict())
+    if 'data_preprocessor' not in given and 'data_preprocessor' in cfg:
+        given['data_preprocessor'] = cfg.data_preprocessor
+    model = MODELS.build(given)
+    model.init_weights()
+    return model
+
+
+def without_pretrained(node: Any) -> Any:
+    """Return a part of a config without the files that weights are loaded from."""
+    if isinstance(node, (list, tuple)):
+        return type(node)([without_pretrained(value) for value in node])
+    if not isinstance(node, dict):
+        return node
+    kept = ConfigDict({key: without_pretrained(value) for key, value in node.items()})
+    if kept.get('pretrained'):  # a path, or True for timm's
+        kept['pretrained'] = None
+    if 'init_cfg' in kept:
+        entries = [e for e in as_list(kept['init_cfg']) if not is_pretrained(e)]
+        kept['init_cfg'] = entries or None
+    return kept
+
+
+def step(model: nn.Module, batch: dict[str, list[Any]]) -> Trial:
+    """Run the model forward and backward on a batch of a data loader."""
+    model.train()
+    for module in model.modules():
+        # A block that is dropped for all images gets no gradient.
+        if type(module).__name__ == 'DropPath':
+            module.eval()
+    model.zero_grad()
+    data = model.data_preprocessor(batch, True)
+    total, logged = model.parse_losses(model(**data, mode='loss'))
+    total.backward()
+    without = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
+    return Trial({name: float(value) for name, value in logged.items()}, without)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batch: dict[str, list[Any]]) -> list[BaseDataElement]:
+    """Run the model on a batch of a data loader as a test does."""
+    model.eval()
+    return model.test_step(batch)
+
+
+def image_side(cfg: Config) -> int:
+    """Return a side of images that suits a model: SSD is built for a single one."""
+    return max(
+        [SIDE, *(n for n in find_keys(cfg.model, 'input_size') if type(n) is int)]
+    )
+
+
+def make_batch(cfg: Config, images: int = 2) -> dict[str, list[Any]]:
+    """Make random images with random objects, as a data loader returns them.
+
+    Args:
+        cfg (Config): Whether to make boxes or label maps, and of how many classes.
+        images (int): The size of the batch. Defaults to 2.
+    """
+    side = image_side(cfg)
+    make = segmentation_sample if cfg.default_scope == 'mmseg' else detection_sample
+    counts = [
+        n for n in find_keys(cfg.model, 'num_classes') if type(n) is int and n > 0
+    ]
+    counts += find_keys(cfg.model, 'num_things_classes')
+    samples = [make(side, side, min(counts, default=1)) for _ in range(images)]
+    inputs = torch.randint(256, (images, 3, side, side), dtype=torch.uint8)
+    return dict(inputs=list(inputs), data_samples=samples)
+
+
+def set_size(cfg: Config, side: int) -> None:
+    """Let the preprocessor of a segmentor pad to the size of small images."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+    if cfg.default_scope == 'mmseg' and preprocessor:
+        preprocessor.pop('size_divisor', None)
+        preprocessor['size'] = (side, side)
+
+
+def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElement:
+    """Make random boxes, their masks full, and a map of two classes."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    corners = torch.rand(OBJECTS, 2) * 0.7
+    boxes = torch.cat([corners, corners + 0.05 + torch.rand(OBJECTS, 2) * 0.25], 1)
+    boxes *= torch.tensor([width, height] * 2)
+    masks = np.zeros((OBJECTS, height, width), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
+        mask[top:bottom, left:right] = 1
+    shape = dict(img_shape=(height, width), ori_shape=(height, width))
+    shape |= dict(pad_shape=(height, width), scale_factor=(1.0, 1.0))
+    return DetDataSample(
+        metainfo=dict(shape, flip=False, img_id=0),
+        gt_instances=InstanceData(
+            bboxes=boxes,
+            labels=torch.randint(classes, (OBJECTS,)),
+            masks=BitmapMasks(masks, height, width),
+        ),
+        ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)),
+        proposals=InstanceData(bboxes=boxes.clone(), scores=torch.ones(OBJECTS)),
+        gt_sem_seg=PixelData(sem_seg=torch.randint(2, (1, height, width))),
+    )
+
+
+def segmentation_sample(height: int, width: int, classes: int = 150) -> BaseDataElement:
+    """Make random labels."""
+    from mmseg.structures import SegDataSample
+
+    shape = dict(img_shape=(height, width), ori_shape=(height, width))
+    labels = torch.randint(classes, (1, height, width))
+    return SegDataSample(
+        metainfo=dict(shape, pad_shape=(height, width)),
+        gt_sem_seg=PixelData(data=labels),
+    )
+
+
+def outputs_of(backbone: dict[str, Any], scope: str) -> list[tuple[int, int]]:
+    """Build a backbone without weights and return width and stride of each output.
+
+    Raises:
+        ValueError: If it does not return a sequence of maps.
+    """
+    init_default_scope(scope)
+    network = MODELS.build(without_pretrained(backbone))
+    network.eval()  # MMDetection's ResNet returns None here
+    side = backbone.get('img_size', SIDE)
+    side = side if type(side) is int else side[0]
+    with torch.no_grad():
+        maps = network(torch.zeros(1, 3, side, side))
+    if not isinstance(maps, (list, tuple)) or not all(map(is_map, maps)):
+        raise ValueError(f'{backbone["type"]} does not return a sequence of maps')
+    return [(m.shape[1], round(side / m.shape[3])) for m in maps]
+
+
+def is_map(value: Any) -> bool:
+    """Tell whether a value is a map of features, [B, C, H, W]."""
+    return isinstance(value, Tensor) and value.ndim == 4
+
+
+def find_keys(node: Any, wanted: str) -> Iterator[Any]:
+    """List the values of a key, wherever it stands in a config."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == wanted:
+                yield value
+            else:
+                yield from find_keys(value, wanted)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from find_keys(value, wanted)

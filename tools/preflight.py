@@ -1,0 +1,67 @@
+"""Examine a config and its data before a training: what would cost a day.
+
+    python tools/preflight.py CONFIG
+    mim run crossformer_mm preflight CONFIG
+
+Prints a line per finding: verdict, part, what is the case and what to do. 'FAIL' stops
+or spoils the training, 'warn' may. Ends with exit code 1 when anything says FAIL. Works
+on any config of MMDetection or MMSegmentation, on any backbone.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+
+import crossformer_mm  # noqa: F401 - registers the backbones
+from crossformer_mm.preflight import CHECKS
+
+
+def main() -> int:
+    """Run all checks and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', metavar='CONFIG', type=Path)
+    parser.add_argument(
+        '--processes', type=int, metavar='N', help='of the training: GPUs, usually'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE'
+    )
+    args = parser.parse_args()
+    if not args.config.is_file():
+        sys.exit(f'preflight: there is no file {args.config}')
+    warnings.simplefilter('ignore')
+    MMLogger.get_instance('preflight', log_level='CRITICAL')
+    try:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options or {})
+    except Exception as error:
+        line = (str(error).strip() or '-').splitlines()[0]
+        sys.exit(f'preflight: {args.config}: {type(error).__name__}: {line}')
+    for key in ('model', 'train_dataloader', 'train_cfg'):
+        if not cfg.get(key):
+            sys.exit(f'preflight: {args.config} has no {key}: it trains nothing')
+    if args.processes:
+        cfg.processes = args.processes
+    failed = False
+    for check in CHECKS:
+        out = sys.stdout
+        with open(os.devnull, 'w') as silence:
+            # pycocotools and the metrics print what they do.
+            sys.stdout = silence
+            try:
+                findings = list(check(cfg))
+            finally:
+                sys.stdout = out
+        for finding in findings:
+            print(finding, flush=True)
+            failed |= finding.verdict == 'FAIL'
+    return int(failed)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Swap the backbone of a config of each model family of MMDetection and MMSegmentation.
+
+    python tools/swap_matrix.py --out work_dirs/swap_matrix
+    python tools/swap_matrix.py --out work_dirs/swap_matrix --table docs/swap_matrix.md
+
+Of each folder of configs it takes one with a ResNet-50 or a Swin-T where there is one,
+writes the swapped config into OUT, runs a training step and a prediction on made-up
+images, and adds a line to OUT/results.jsonl. What is in there already is not run again.
+``--only NAME ...`` takes some families, ``--part I N`` each N-th, from the I-th on.
+"""
+
+import argparse
+import json
+import multiprocessing
+import re
+import resource
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mmdet.models
+import mmdet.structures
+import mmseg.models
+import mmseg.structures
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from crossformer_mm.swap import SwapError, first_line, read, swap
+from crossformer_mm.trial import (
+    build_model,
+    image_side,
+    make_batch,
+    predict,
+    set_size,
+    step,
+)
+
+PACKAGES = {'mmdet': mmdet, 'mmseg': mmseg}
+# Folders with parts or notes, but no models of their own.
+NO_FAMILY = ('_base_', 'common', 'dsdl')
+SECONDS = 300  # of a core, for one family
+COLUMNS = ('swapped', 'step', 'gradients', 'predict')
+START, END = '<!-- matrix -->', '<!-- end of matrix -->'
+
+
+def main() -> None:
+    """Run what is not there yet, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/swap_matrix'))
+    parser.add_argument('--backbone', default='CrossFormer_S')
+    parser.add_argument(
+        '--only', nargs='+', metavar='NAME', help='such as mmdet or mmseg/fcn'
+    )
+    parser.add_argument('--part', nargs=2, type=int, metavar=('I', 'N'), default=(0, 1))
+    parser.add_argument('--table', type=Path, help='a page whose table is replaced')
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    log = args.out / 'results.jsonl'
+    results = read_results(log)
+    wanted = families()[args.part[0] :: args.part[1]]
+    if args.only:
+        starts = [f'{name}/'.replace('//', '/') for name in args.only]
+        wanted = [
+            row for row in wanted if f'{row["family"]}/'.startswith(tuple(starts))
+        ]
+    for row in wanted:
+        if row['family'] in results:
+            continue
+        row = run_apart(row, args.backbone, args.out)
+        print(line(row), flush=True)
+        with log.open('a') as file:
+            file.write(json.dumps(row) + '\n')
+    results = read_results(log)
+    if args.table:
+        page = args.table.read_text()
+        before, _, rest = page.partition(START)
+        after = rest.partition(END)[2]
+        args.table.write_text(f'{before}{START}\n{table(results)}\n{END}{after}')
+
+
+def read_results(log: Path) -> dict[str, dict[str, Any]]:
+    """Return the lines of a log by family; a later one replaces an earlier one."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return {row['family']: row for row in map(json.loads, lines)}
+
+
+def families() -> list[dict[str, Any]]:
+    """Choose a config for each folder of the two packages."""
+    chosen = []
+    for name, package in PACKAGES.items():
+        configs = Path(package.__file__).parent / '.mim' / 'configs'
+        for folder in sorted(configs.iterdir()):
+            files = sorted(path.name for path in folder.glob('*.py'))
+            if folder.name not in NO_FAMILY and files:
+                best = min(files, key=preference)
+                config = f'{name}::{folder.name}/{best}'
+                chosen.append(dict(family=f'{name}/{folder.name}', config=config))
+    return chosen
+
+
+def preference(file: str) -> tuple[bool, bool, bool, str]:
+    """Sort configs: ResNet-50 or Swin-T before others, the plain ones first."""
+    network = re.search(r'r50|swin-t|swin-tiny', file) is None
+    return (
+        network,
+        'caffe' in file,
+        '_1x_coco' not in file and 'ade20k' not in file,
+        file,
+    )
+
+
+def run_apart(row: dict[str, Any], backbone: str, out: Path) -> dict[str, Any]:
+    """Run a family in a process of its own, which may take too long or crash."""
+    start = time.perf_counter()
+    queue = multiprocessing.SimpleQueue()
+    process = multiprocessing.Process(target=run, args=(row, backbone, out, queue))
+    process.start()
+    process.join()
+    if queue.empty():
+        row = dict(row, reason=f'ended by {process.exitcode} or took {SECONDS} s')
+    else:
+        row = queue.get()
+    return dict(row, seconds=round(time.perf_counter() - start))
+
+
+def run(
+    row: dict[str, Any], backbone: str, out: Path, queue: multiprocessing.SimpleQueue
+) -> None:
+    """Swap a config, run a step and a prediction, and put down what worked."""
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    warnings.simplefilter('ignore')
+    MMLogger.get_instance('swap', log_level='CRITICAL')
+    torch.set_num_threads(1)  # for a second core, run another --part beside it
+    torch.manual_seed(0)
+    row = dict(row, file=row['family'].replace('/', '_') + '.py')
+    (out / row['file']).unlink(missing_ok=True)
+    try:
+        trial = swap(row['config'], backbone, out / row['file'])
+        row |= dict(swapped=True, step=True, gradients=not trial.without_gradient)
+        row['without_gradient'] = len(trial.without_gradient)
+        cfg = Config.fromfile(out / row['file'])
+        set_size(cfg, image_side(cfg))
+        predict(build_model(cfg), make_batch(cfg, 1))
+        row['predict'] = True
+    except SwapError as error:
+        row['reason'] = str(error)
+    except Exception as error:
+        row['reason'] = f'predict: {first_line(error)}'
+    if 'reason' in row or not row.get('gradients'):
+        row['stock'] = stock(row['config'])
+    queue.put(row)
+
+
+def stock(config: str) -> str:
+    """Say what the config does without a swap."""
+    try:
+        cfg = read(config)
+        set_size(cfg, image_side(cfg))
+        model = build_model(cfg)
+        trial = step(model, make_batch(cfg))
+        predict(model, make_batch(cfg, 1))
+    except Exception as error:
+        return first_line(error)
+    without = len(trial.without_gradient)
+    return f'{without} without a gradient' if without else 'works'
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row of the table."""
+    cells = ['yes' if row.get(column) else '–' for column in COLUMNS]
+    reason = row.get('reason', '')
+    if row.get('without_gradient'):
+        reason = f'{row["without_gradient"]} parameters get no gradient'
+    if row.get('stock'):
+        reason += f' (stock: {row["stock"]})'
+    name = row['config'].partition('::')[2]
+    cells = [row['family'], f'`{name}`', *cells, reason.replace('|', '/')]
+    return f'| {" | ".join(cells)} |'
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Return the table of all results, with counts."""
+    lines = []
+    for package in PACKAGES:
+        rows = [row for row in results.values() if row['family'].startswith(package)]
+        good = sum(bool(row.get('predict')) for row in rows)
+        head = ('family', 'config', *COLUMNS, 'remark')
+        lines += [f'{package}: {good} of {len(rows)} families.', '']
+        lines += [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
+        lines += [line(row) for row in sorted(rows, key=lambda row: row['family'])]
+        lines.append('')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    multiprocessing.set_start_method('fork')
+    main()
