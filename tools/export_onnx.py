@@ -35,6 +35,7 @@ from crossformer_mm.ops.partition import ceil_div
 
 OPSET = 18  # the lowest of torch's exporter
 LEAST_SIDE = 64
+LEAST_AGREEMENT = 0.9  # ties apart, all should agree
 COVERED = (
     'covered are segmentors of mmseg in whole mode, one-stage detectors with the test '
     'path of RetinaNet (ATSS, FCOS), Mask R-CNN, Faster R-CNN and their Cascades'
@@ -52,6 +53,13 @@ class Segmentor(nn.Module):
         if model.data_preprocessor.test_cfg:
             fail('data_preprocessor.test_cfg is not covered: remove it')
         self.outputs = ['labels', 'scores'][: 1 + with_scores]
+        for module in model.modules():
+            for name, child in module.named_children():
+                if type(child).__name__ == 'Upsample' and not child.size:
+                    # mmseg's takes int() of its sizes, which makes constants of them.
+                    same = nn.Upsample(None, child.scale_factor, child.mode)
+                    same.align_corners = child.align_corners
+                    setattr(module, name, same)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Segment images."""
@@ -260,7 +268,10 @@ def main() -> None:
         if not args.no_check:
             session = open_session(part)
             for size in SIZES:
-                print(compare(model, session, size), flush=True)
+                line, share = compare(model, session, size)
+                print(line, flush=True)
+                if share < LEAST_AGREEMENT:
+                    fail('the file does not agree with PyTorch; nothing is written')
         for file in Path(folder).iterdir():  # weights above 2 GB are in a second one
             file.rename(args.out.parent / file.name)
     print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, opset {OPSET}')

@@ -37,7 +37,7 @@ def main() -> None:
     draw = np.random.default_rng(0)
     for _ in range(args.sizes):
         size = draw.integers(96, args.longest + 1, 2)
-        print(compare(model, session, tuple(map(int, size))), flush=True)
+        print(compare(model, session, tuple(map(int, size)))[0], flush=True)
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
@@ -52,17 +52,24 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
 def compare(
     model: nn.Module, session: onnxruntime.InferenceSession, size: tuple[int, int]
-) -> str:
-    """Run an image of a size through both; say in a line how far they agree."""
+) -> tuple[str, float]:
+    """Run an image of a size through both.
+
+    Returns:
+        tuple: A line that says how far they agree, and the share of the labels, or of
+        the boxes, that do.
+    """
     image = draw_image(*size)
     found = session.run(None, {IMAGE: image[None].astype(np.float32)})
     (expected,) = predict(model, torch.from_numpy(image))
     line = f'{size[0]} x {size[1]}: '
     if 'pred_sem_seg' in expected:
         labels = expected.pred_sem_seg.data[0].numpy()
-        return line + f'{(labels == found[0][0]).mean():.4%} of the labels are equal'
+        share = float((labels == found[0][0]).mean())
+        return line + f'{share:.4%} of the labels are equal', share
     theirs = {k: v.numpy() for k, v in expected.pred_instances.all_items()}
-    return line + match(found, theirs, size)
+    text, share = match(found, theirs, size)
+    return line + text, share
 
 
 def draw_image(height: int, width: int) -> np.ndarray:
@@ -89,7 +96,9 @@ def predict(model: nn.Module, image: torch.Tensor) -> list[Any]:
     return model.test_step(dict(inputs=[image], data_samples=[Sample(metainfo=meta)]))
 
 
-def match(found: list[np.ndarray], theirs: dict[str, Any], size: tuple[int, int]) -> str:
+def match(
+    found: list[np.ndarray], theirs: dict[str, Any], size: tuple[int, int]
+) -> tuple[str, float]:
     """Match boxes one to one; say how many there are, and how far apart they are."""
     boxes, scores, labels, *masks = found
     free, ious, apart, mask_ious = set(range(len(boxes))), [1.0], [0.0], [1.0]
@@ -113,11 +122,12 @@ def match(found: list[np.ndarray], theirs: dict[str, Any], size: tuple[int, int]
             ours, mask = paste_mask(masks[0][j], boxes[j], *size), theirs['masks'][i]
             union = (ours | mask).sum()
             mask_ious.append((ours & mask).sum() / union if union else 1.0)
-    return (
-        f'{len(boxes) - len(free)} boxes match, {alone} of PyTorch and {len(free)} of '
-        f'ONNX do not; least IoU {min(ious):.4f}, scores {max(apart):.1e} apart'
-        + (f', least IoU of masks {min(mask_ious):.4f}' if masks else '')
-    )
+    matched = len(boxes) - len(free)
+    text = (
+        f'{matched} boxes match, {alone} of PyTorch and {len(free)} of ONNX do not; '
+        f'least IoU {min(ious):.4f}, scores {max(apart):.1e} apart'
+    ) + (f', least IoU of masks {min(mask_ious):.4f}' if masks else '')
+    return text, matched / (matched + max(alone, len(free))) if len(boxes) else 1.0 - (alone > 0)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -101,9 +101,7 @@ def _ints(*values: Any) -> Any:
 
 
 def _range(end: Any, start: Any = 0) -> Any:
-    scalar = op.Constant(value_ints=[])
-    ends = (op.Reshape(_ints(n), scalar) for n in (start, end, 1))
-    return op.Range(*ends)
+    return op.Range(*(op.Squeeze(_ints(n)) for n in (start, end, 1)))
 
 
 def _axes(x: Any, *axes: int) -> Any:
