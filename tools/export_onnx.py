@@ -45,6 +45,8 @@ COVERED = (
 class Segmentor(nn.Module):
     """Images ``[B, 3, H, W]`` to labels ``[B, H, W]`` and, if wanted, scores."""
 
+    traced_from = 64
+
     def __init__(self, model: nn.Module, with_scores: bool) -> None:
         super().__init__()
         self.model, self.with_scores = model, with_scores
@@ -77,6 +79,9 @@ class Detector(nn.Module):
     """An image ``[1, 3, H, W]`` to the boxes of a one-stage detector."""
 
     outputs = ['boxes', 'scores', 'labels']
+    # The smallest side that the exporter is told of: a level of one pixel would be of
+    # constant size to it. The file is right from LEAST_SIDE on, which the check tries.
+    traced_from = 129
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -102,6 +107,8 @@ class Detector(nn.Module):
 
 class TwoStageDetector(Detector):
     """An image to the boxes, and masks if there are, of an R-CNN, cascaded or not."""
+
+    traced_from = 65
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -333,7 +340,8 @@ def export(network: nn.Module) -> Any:
     """Export with dynamic height and width, of segmentors batch too."""
     segments = isinstance(network, Segmentor)
     example = torch.rand(1 + segments, 3, 231, 327) * 255
-    sides = {2: Dim('height', min=LEAST_SIDE), 3: Dim('width', min=LEAST_SIDE)}
+    least = network.traced_from
+    sides = {2: Dim('height', min=least), 3: Dim('width', min=least)}
     if segments:
         sides[0] = Dim('batch', min=1)
     found = mock.patch.object(

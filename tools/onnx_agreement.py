@@ -17,7 +17,7 @@ import torch
 from run_onnx import IMAGE, paste_mask
 from torch import nn
 
-SIZES = ((160, 224), (233, 171), (96, 320))
+SIZES = ((64, 96), (160, 224), (233, 171))
 
 
 def main() -> None:
