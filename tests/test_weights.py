@@ -77,10 +77,15 @@ def drive(monkeypatch):
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Drive) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        here, request = f'http://127.0.0.1:{server.server_port}', requests.Session.request
+        here, request = (
+            f'http://127.0.0.1:{server.server_port}',
+            requests.Session.request,
+        )
 
         def to_here(session, method, url, *args, **kwargs):
-            url, found = re.subn(r'https://drive\.(usercontent\.)?google\.com', here, url)
+            url, found = re.subn(
+                r'https://drive\.(usercontent\.)?google\.com', here, url
+            )
             assert found or url.startswith(here), f'{url} is elsewhere'
             return request(session, method, url, *args, **kwargs)
 
@@ -174,9 +179,7 @@ def test_what_is_no_checkpoint(content, told, command, drive, tmp_path):
 
 
 def test_another_variant(command, drive, tiny, monkeypatch, tmp_path):
-    monkeypatch.setitem(
-        weights.FILES, 'S', weights.FILES['S']._replace(variant='deep')
-    )
+    monkeypatch.setitem(weights.FILES, 'S', weights.FILES['S']._replace(variant='deep'))
     drive.content = tiny
     with pytest.raises(SystemExit, match='it holds a classifier of CrossFormer-tiny'):
         command('S')

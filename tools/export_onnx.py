@@ -51,7 +51,9 @@ class Segmentor(nn.Module):
         super().__init__()
         self.model, self.with_scores = model, with_scores
         if model.test_cfg.get('mode', 'whole') != 'whole':
-            fail(f'test_cfg.mode={model.test_cfg.mode!r} is not covered: set it "whole"')
+            fail(
+                f'test_cfg.mode={model.test_cfg.mode!r} is not covered: set it "whole"'
+            )
         if model.data_preprocessor.test_cfg:
             fail('data_preprocessor.test_cfg is not covered: remove it')
         self.outputs = ['labels', 'scores'][: 1 + with_scores]
@@ -102,7 +104,9 @@ class Detector(nn.Module):
         before = self.model.data_preprocessor
         x, divisor = normalize(before, images), before.pad_size_divisor
         bottom, right = (ceil_div(n, divisor) * divisor - n for n in x.shape[2:])
-        return self.model.extract_feat(F.pad(x, (0, right, 0, bottom), value=before.pad_value))
+        return self.model.extract_feat(
+            F.pad(x, (0, right, 0, bottom), value=before.pad_value)
+        )
 
 
 class TwoStageDetector(Detector):
@@ -148,7 +152,9 @@ class TwoStageDetector(Detector):
         scores = torch.where(scores > cfg.score_thr, scores, -1).reshape(-1)
         keep = suppress(boxes, scores, labels, cfg.nms, cfg.max_per_img)
         found = boxes[keep], scores[keep], labels[keep]
-        return (*found, self.masks(maps, found[0], found[2])) if self.with_mask else found
+        return (
+            (*found, self.masks(maps, found[0], found[2])) if self.with_mask else found
+        )
 
     @property
     def with_mask(self) -> bool:
@@ -189,7 +195,9 @@ def candidates(
     priors = head.prior_generator.grid_priors(shapes, device=torch.device('cpu'))
     is_rpn = type(head).__name__ == 'RPNHead'
     found = []
-    for level, (prior, vote, deltas, *factor) in enumerate(zip(priors, classes, *others)):
+    for level, (prior, vote, deltas, *factor) in enumerate(
+        zip(priors, classes, *others)
+    ):
         scores = vote[0].permute(1, 2, 0).reshape(-1, head.cls_out_channels).sigmoid()
         best = onnx_operators.top(scores.reshape(-1), cfg.nms_pre)
         box = best // head.cls_out_channels
@@ -315,7 +323,9 @@ def load(cfg: Config, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval().requires_grad_(False), content
 
 
-def describe(cfg: Config, content: dict[str, Any], network: nn.Module) -> dict[str, Any]:
+def describe(
+    cfg: Config, content: dict[str, Any], network: nn.Module
+) -> dict[str, Any]:
     """Say what one has to know to use the file."""
     data = cfg.test_dataloader.dataset
     meta = content.get('meta', {}).get('dataset_meta') or data.get('metainfo', {})
@@ -345,7 +355,9 @@ def export(network: nn.Module) -> Any:
     if segments:
         sides[0] = Dim('batch', min=1)
     found = mock.patch.object(
-        position_bias, 'offsets', lambda rows, cols, _: onnx_operators.offsets(rows, cols)
+        position_bias,
+        'offsets',
+        lambda rows, cols, _: onnx_operators.offsets(rows, cols),
     )
     # What holds at every size, but is beyond the exporter to prove, is put off: `compare`
     # shows that it does.

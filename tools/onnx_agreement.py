@@ -127,7 +127,9 @@ def match(
         f'{matched} boxes match, {alone} of PyTorch and {len(free)} of ONNX do not; '
         f'least IoU {min(ious):.4f}, scores {max(apart):.1e} apart'
     ) + (f', least IoU of masks {min(mask_ious):.4f}' if masks else '')
-    return text, matched / (matched + max(alone, len(free))) if len(boxes) else 1.0 - (alone > 0)
+    return text, matched / (matched + max(alone, len(free))) if len(boxes) else 1.0 - (
+        alone > 0
+    )
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -130,7 +130,9 @@ def _attention(qkv: Any, table: Any, grouping: Any, heads: int, scale: float) ->
     scores = op.MatMul(op.Mul(q, scale), op.Transpose(k, perm=(0, 1, 2, 4, 3)))
     if table is not None:
         down_by, right_by = (
-            op.Add(op.Sub(_axes(_range(n), 1), _axes(_range(n), 0)), op.Sub(n, _ints(1)))
+            op.Add(
+                op.Sub(_axes(_range(n), 1), _axes(_range(n), 0)), op.Sub(n, _ints(1))
+            )
             for n in (rows, cols)
         )
         bias = op.Gather(op.Gather(table, right_by, axis=2), down_by, axis=1)
@@ -155,9 +157,7 @@ def _attention(qkv: Any, table: Any, grouping: Any, heads: int, scale: float) ->
 
 
 def _offsets_of_group(rows: Any, cols: Any) -> Any:
-    down, right = (
-        _range(n, start=op.Sub(_ints(1), _ints(n))) for n in (rows, cols)
-    )
+    down, right = (_range(n, start=op.Sub(_ints(1), _ints(n))) for n in (rows, cols))
     down, right = _axes(down, 1, 2), _axes(right, 0, 2)
     none = op.Mul(op.Mul(down, right), _ints(0))  # as large as both
     return op.Concat(op.Add(down, none), op.Add(right, none), axis=2)

@@ -163,7 +163,9 @@ def detected(
     return result | (dict(masks=masks) if 'masks' in found else {}), picture
 
 
-def paste_mask(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
+def paste_mask(
+    mask: np.ndarray, box: np.ndarray, height: int, width: int
+) -> np.ndarray:
     """Put a mask ``[28, 28]`` where its box is: ``[H, W]``, bool."""
     left, top, right, bottom = box
     out = np.zeros((height, width), bool)
@@ -172,14 +174,16 @@ def paste_mask(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np
     if right <= left or bottom <= top or not len(x) or not len(y):
         return out
     rows, cols = mask.shape
-    at_x = (x + 0.5 - left) / (right - left) * cols - 0.5
-    at_y = (y + 0.5 - top) / (bottom - top) * rows - 0.5
-    grid = np.meshgrid(at_x.astype(np.float32), at_y.astype(np.float32))
-    pasted = cv2.remap(
-        mask.astype(np.float32), *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
-    )
+    down = between((y + 0.5 - top) / (bottom - top) * rows - 0.5, rows)
+    across = between((x + 0.5 - left) / (right - left) * cols - 0.5, cols)
+    pasted = down @ mask @ across.T
     out[y[0] : y[-1] + 1, x[0] : x[-1] + 1] = pasted >= 0.5
     return out
+
+
+def between(places: np.ndarray, count: int) -> np.ndarray:
+    """Return the weights of linear interpolation at places ``[N]``: ``[N, count]``."""
+    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(count)))
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
