@@ -105,7 +105,7 @@ FILES = {
 }
 NEVER = (
     'Never published: detectors and segmentors on CrossFormer++ (an open box in the '
-    "authors' README), the 3x schedules and Cascade Mask R-CNN."
+    "authors' README), those of the 3x schedules, and Cascade Mask R-CNN."
 )
 
 
@@ -113,8 +113,8 @@ def main() -> None:
     """List the files, or fetch one."""
     parser = argparse.ArgumentParser(
         prog='crossformer-weights',
-        description='List the weights that the authors of CrossFormer published; with a '
-        'NAME, fetch them from Google Drive.',
+        description='List the weights that the authors of CrossFormer published; with '
+        'a NAME, fetch them from Google Drive.',
     )
     parser.add_argument(
         'name', metavar='NAME', nargs='?', help='T, S, B, L, or the name of a config'
@@ -148,8 +148,9 @@ def fetch(published: Published, path: Path) -> None:
     """
     if published.drive is None:
         fail(
-            f'{full_name(published.variant)} is on BaiduCloud only: open {share(published)}'
-            f' in a browser (key {published.key}), and put the file where the config wants it'
+            f'{full_name(published.variant)} is on BaiduCloud only: open '
+            f'{share(published)} in a browser (key {published.key}), and put the file '
+            'where the config wants it'
         )
     if path.exists():
         fail(f'{path} is there already: remove it, or choose another --folder')

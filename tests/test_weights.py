@@ -22,8 +22,8 @@ action="https://drive.usercontent.google.com/download"><input type="hidden" name
 value="{id}"><input type="hidden" name="confirm" value="t"></form></body></html>
 """.replace('\n', ' ')
 QUOTA = (
-    '<html><body><p class="uc-error-subcaption">Too many users have viewed or downloaded '
-    'this file recently.</p></body></html>'
+    '<html><body><p class="uc-error-subcaption">Too many users have viewed or '
+    'downloaded this file recently.</p></body></html>'
 )
 
 

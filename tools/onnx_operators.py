@@ -1,10 +1,10 @@
 """How export_onnx.py says in ONNX what torch's exporter has no words for.
 
-Each function of ``TRANSLATIONS`` writes one operator of PyTorch as standard operators of
-ONNX. Sizes that depend on the image reach them as numbers that are computed when the
-file runs. The three operators that are defined here give tensors whose length is known
-only then: torch.export takes such a length for a plain symbol, where a formula of the
-image's sizes would cost it minutes.
+Each function of ``TRANSLATIONS`` writes one operator of PyTorch as standard operators
+of ONNX. Sizes that depend on the image reach them as numbers that are computed when the
+file runs. Operators that are defined here give tensors whose length is known only then:
+torch.export takes such a length for a plain symbol, where a formula of the image's
+sizes costs it minutes.
 """
 
 from collections.abc import Sequence
