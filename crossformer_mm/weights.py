@@ -170,9 +170,8 @@ def fetch(published: Published, path: Path) -> None:
         )
     except Exception as error:  # of many kinds, by the server's and the network's fault
         reason = ' '.join(str(error).split())
-        fail(
-            f'{path} was not fetched: {reason} What came is kept, the same command goes on'
-        )
+        advice = 'What came is kept, the same command goes on'
+        fail(f'{path} was not fetched: {reason} {advice}')
     check(part, published)
     part.rename(path)
     print(f'{path}: {published.kind} of {full_name(published.variant)}')
