@@ -2,8 +2,9 @@
 
     python tools/onnx_agreement.py CONFIG CHECKPOINT OUT.onnx --sizes 50
 
-export_onnx.py compares three sizes of its own accord; this command compares as many
-as are asked for, drawn between 96 and 1400 pixels. The seconds of both are on the same threads.
+export_onnx.py compares three sizes of its own accord; this command compares as many as
+are asked for, drawn between 96 and 1400 pixels. The seconds of both are on the same
+threads.
 """
 
 import argparse
