@@ -10,6 +10,7 @@ ONNX Runtime beside PyTorch at the end, unless --no-check is given.
 """
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -108,9 +109,13 @@ def describe(
 ) -> dict[str, Any]:
     """Say what one has to know to use the file."""
     data = cfg.test_dataloader.dataset
-    meta = content.get('meta', {}).get('dataset_meta') or data.get('metainfo', {})
+    meta = content.get('meta', {}).get('dataset_meta') or data.get('metainfo')
+    if not meta:  # the names of the data set's own classes
+        registry = importlib.import_module(f'{cfg.default_scope}.registry')
+        importlib.import_module(f'{cfg.default_scope}.datasets')
+        meta = registry.DATASETS.get(data.type).METAINFO
     meta = {key.lower(): value for key, value in meta.items()}
-    steps = {step['type'].split('.')[-1]: step for step in data.pipeline}
+    steps = {step['type'].split('.')[-1]: step for step in data.get('pipeline', ())}
     resize = steps.get('Resize', {})
     segments = isinstance(network, Segmentor)
     return dict(
