@@ -167,6 +167,17 @@ def test_agrees_at_50_sizes(name, tmp_path):
     assert check_agreement(run.stdout) == 50, run.stderr
 
 
+def test_another_head_is_refused(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from mmengine.hub import get_config
+    from onnx_networks import NotCovered, whole_network
+
+    init_default_scope('mmdet')
+    model = MODELS.build(get_config('mmdet::gfl/gfl_r50_fpn_1x_coco.py').model)
+    with pytest.raises(NotCovered, match='GFLHead is not covered: covered are'):
+        whole_network(model, with_scores=False)
+
+
 def test_run_onnx_needs_no_torch():
     code = (
         "import runpy, sys; sys.modules['torch'] = sys.modules['mmengine'] = None; "
