@@ -19,7 +19,10 @@ setup(
         'crossformer_mm': [f'.mim/**/*.{kind}' for kind in ('py', 'yml', 'txt', 'html')]
     },
     entry_points={
-        'console_scripts': ['crossformer-config = crossformer_mm.shipped:main']
+        'console_scripts': [
+            'crossformer-config = crossformer_mm.shipped:main',
+            'crossformer-weights = crossformer_mm.weights:main',
+        ]
     },
     python_requires='>=3.10',
     classifiers=[
@@ -33,5 +36,7 @@ setup(
     extras_require={
         'mmdet': ['mmdet>=3.3'],
         'mmseg': ['mmsegmentation>=1.2', 'ftfy', 'regex'],
+        'weights': ['gdown>=5.2'],
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
     },
 )

@@ -20,13 +20,14 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.partition import ceil_div, choose
 from .archs import resolve_arch
 from .attention import ATTENTIONS
 from .checks import check_arguments, check_images, with_original_names
 from .embed import EMBEDDINGS, CrossScaleEmbedding, CrossScaleMerging
 from .init_cfg import InitCfg, as_list, with_whole_backbone
 from .mlp import MLP, DropPath, init_linear
-from .partition import GroupRule, ceil_div, choose
+from .partition import GroupRule
 from .position_bias import POSITION_BIASES
 
 MIN_SIDE = 32  # shorter sides are padded: the last stage has stride 32

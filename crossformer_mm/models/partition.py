@@ -7,7 +7,7 @@ the cut with interval 1.
 
 from typing import NamedTuple
 
-from ..ops.partition import Grouping, ceil_div, choose, smaller
+from ..ops.partition import Grouping, ceil_div, choose_above, smaller
 from ..ops.partition import group_tokens as group_tokens  # for who looks for it here
 from ..ops.partition import ungroup_tokens as ungroup_tokens
 
@@ -40,7 +40,7 @@ class GroupRule(NamedTuple):
         if self.lda_mode == 'interval':
             side = smaller(self.group_size, shorter)
         else:
-            side = choose(shorter > self.group_size, self.group_size, longer)
+            side = choose_above(shorter - self.group_size, self.group_size, longer)
         return Grouping(smaller(side, height), smaller(side, width), 1)
 
     def lda(self, height: int, width: int) -> Grouping:
@@ -56,9 +56,9 @@ class GroupRule(NamedTuple):
             # be padding.
             rows, cols = smaller(rows, self.group_size), smaller(cols, self.group_size)
         small_map = self.sda(height, width)
-        large = shorter > self.group_size
+        excess = shorter - self.group_size  # above 0 on a large map
         return Grouping(
-            *(choose(large, *p) for p in zip((rows, cols, interval), small_map))
+            *(choose_above(excess, *p) for p in zip((rows, cols, interval), small_map))
         )
 
 

@@ -91,6 +91,15 @@ def choose(condition: bool, a: int, b: int) -> int:
     return a if condition else b
 
 
+def choose_above(excess: int, a: int, b: int) -> int:
+    """Return ``a`` where ``excess`` is above 0, else ``b``.
+
+    Written as a sum: of an ``if``, an export keeps the branch of its example only.
+    """
+    flag = smaller(1, -smaller(0, -excess))
+    return b + flag * (a - b)
+
+
 def _windows(height: int, width: int, grouping: Grouping) -> tuple[int, int]:
     """Count the windows down and across the map."""
     rows, cols, interval = grouping
