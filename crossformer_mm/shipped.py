@@ -6,8 +6,8 @@
     mim train mmdet "$(crossformer-config mask_rcnn_crossformer_s_fpn_1x_coco)"
     crossformer-config NAME --copy FOLDER   # a copy to edit, in one file
 
-The examples for data of one's own, ``own_*``, are copied as they are written: all in them
-follows from their first lines.
+The examples for data of one's own, ``own_*``, are copied as they are written: all in
+them follows from their first lines.
 """
 
 import argparse
