@@ -37,6 +37,7 @@ from run_plots import (
     image_grid,
     legend_below,
     palette,
+    proportion,
     save,
     text_colour,
 )
@@ -231,6 +232,9 @@ def plot_predictions(
     labels = sorted({i.label for e in examples for i in e.truth + e.prediction})
     colours = dict(zip(labels, palette(len(labels))))
     images = [cv2.imread(example.path)[..., ::-1] for example in examples]
+    # Images of like proportions beside each other leave the smallest gaps.
+    order = sorted(range(len(images)), key=lambda i: proportion(images[i]))
+    examples, images = [examples[i] for i in order], [images[i] for i in order]
     figure, grid = image_grid(
         [image.shape[:2] for image in images],
         ('ground truth', f'prediction (score ≥ {score:g})'),

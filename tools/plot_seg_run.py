@@ -21,7 +21,15 @@ from matplotlib.patches import Patch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from run_files import Record, fail, find_test, read_training, run_parser
-from run_plots import curve_axes, figure_legend, image_grid, legend_below, palette, save
+from run_plots import (
+    curve_axes,
+    figure_legend,
+    image_grid,
+    legend_below,
+    palette,
+    proportion,
+    save,
+)
 
 IMAGES = 8  # shown
 NO_METRICS = {'step', 'data_time', 'time'}  # all else is in percent
@@ -102,6 +110,8 @@ def plot_predictions(
     colours = dict(zip(used, palette(len(used))))
     patches = [Patch(color=colours[label], label=classes[label]) for label in used]
     patches.append(Patch(fc='white', ec='0.5', label='unlabelled'))
+    # Images of like proportions beside each other leave the smallest gaps.
+    examples = sorted(examples, key=lambda example: proportion(example[0]))
     figure, grid = image_grid(
         [image.shape[:2] for image, *_ in examples],
         ('image', 'ground truth', 'prediction'),

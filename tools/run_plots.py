@@ -94,9 +94,15 @@ def image_grid(
     )
     for axes in grid.flat:
         axes.axis('off')
+        axes.set_anchor('N')  # titles in line, also of images of other shapes
     for axes, title in zip(grid[0], list(titles) * 2):
         axes.set_title(title, fontsize=FONT)
     return figure, grid.reshape(-1, len(titles))
+
+
+def proportion(image: np.ndarray) -> float:
+    """Return an image's height divided by its width."""
+    return image.shape[0] / image.shape[1]
 
 
 def figure_legend(figure: Figure, patches: Sequence[Patch]) -> None:
@@ -113,9 +119,9 @@ def figure_legend(figure: Figure, patches: Sequence[Patch]) -> None:
 
 def legend_columns(labels: Sequence[str]) -> int:
     """Return how many columns of labels fit beside each other."""
-    # A letter is half as wide as the font is high; a patch takes five of them.
+    # A letter is half as wide as the font is high; a patch takes nine of them.
     letters = WIDTH * 72 / ((FONT - 1) * 0.58)
-    return max(1, min(len(labels), int(letters // (max(map(len, labels)) + 6))))
+    return max(1, min(len(labels), int(letters // (max(map(len, labels)) + 9))))
 
 
 def save(figure: Figure, path: Path) -> Path:
