@@ -118,6 +118,7 @@ def test_segmentation(half, tmp_path):
     assert {Path(name).stem for name in names(run / 'demo' / 'preds')} == stems
     for name in ('curves.png', 'predictions.png'):
         assert cv2.imread(str(run / name)).std() > 1
+    assert len(names(run / 'browse')) == 4
     assert (run / 'confusion_matrix.png').stat().st_size > 10_000
     assert 'class ' in told
 
