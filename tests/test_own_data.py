@@ -176,6 +176,28 @@ def test_labels_of_one_class_and_its_background(copied, tmp_path):
     assert 'val/mIoU' in train(config, tmp_path / 'run')
 
 
+@pytest.mark.slow
+def test_backbones_are_compared(copied, tmp_path):
+    """The smallest comparison there is, and going on with it."""
+    make_coco(tmp_path / 'my_data', ('kite', 'ball'), masks=False)
+    lines = dict(SHORT, classes=('kite', 'ball'), masks=False)
+    config = copied('own_coco_example', **lines)
+    command = [sys.executable, ROOT / 'tools' / 'compare_backbones.py', config]
+    command += ['--seeds', '1', '--iterations', '2', '--out', tmp_path / 'out']
+    for names in (['CrossFormer-T'], ['CrossFormer-T', 'PVTv2-B2']):
+        run = [*command, '--backbones', *names]
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    table = (tmp_path / 'out' / 'comparison.md').read_text()
+    assert [line.split('|')[1].strip() for line in table.splitlines()[2:]] == names
+    rows = (tmp_path / 'out' / 'comparison.csv').read_text().splitlines()[1:]
+    assert [row.split(',')[::3][:2] for row in rows] == [
+        *(['CrossFormer-T', '1'], ['CrossFormer-T', '2']),
+        *(['PVTv2-B2', '1'], ['PVTv2-B2', '2']),
+    ]
+    assert cv2.imread(str(tmp_path / 'out' / 'comparison.png')).std() > 1
+
+
 @pytest.mark.parametrize('images', [3, 18, 20_000])
 @pytest.mark.parametrize('name', ['own_coco_example', 'own_segmentation_example'])
 @on_openmmlab
