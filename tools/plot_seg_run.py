@@ -121,6 +121,9 @@ def plot_predictions(
         first.imshow(image)
         for labels, axes in zip(maps, others):
             axes.imshow(paint(labels, colours), interpolation='nearest')
+            axes.axis('on')  # a frame, for maps that are void at the rim
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color('0.8')
     figure_legend(figure, patches)
     return figure
 
