@@ -18,6 +18,7 @@ import csv
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,11 @@ def train(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
     cfg.experiment_name = cfg.visualizer.name = f'{name}-{seed}-{time.time():.0f}'
     cfg.work_dir = str(args.out / 'runs' / f'{name}-{seed}')
     cfg.log_level = 'ERROR'
-    runner = RUNNERS.build(cfg)
     watch = Stopwatch()
-    runner.register_hook(watch, priority='LOWEST')
-    runner.train()
+    with redirect_stdout(None):  # pycocotools tells of each evaluation
+        runner = RUNNERS.build(cfg)
+        runner.register_hook(watch, priority='LOWEST')
+        runner.train()
     size = sum(p.numel() for p in runner.model.parameters()) / 1e6
     return [dict(backbone=name, seed=seed, parameters=size, **n) for n in watch.notes]
 
