@@ -119,7 +119,7 @@ def parse_args() -> argparse.Namespace:
     add('config', metavar='CONFIG', type=Path)
     add('--out', metavar='DIR', type=Path, default=Path('work_dirs/comparison'))
     add('--seeds', metavar='N', type=int, default=3, help='trainings each (default: 3)')
-    add('--iterations', metavar='N', type=int, default=300, help='default: 300')
+    add('--iterations', metavar='N', type=int, default=200, help='default: 200')
     add(
         '--backbones',
         metavar='NAME',
