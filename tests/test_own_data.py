@@ -174,14 +174,15 @@ def test_labels_of_one_class_and_its_background(copied, tmp_path):
 
 
 @pytest.mark.slow
+@on_openmmlab
 def test_backbones_are_compared(copied, tmp_path, monkeypatch):
     """The smallest comparison there is, and going on with it."""
     monkeypatch.syspath_prepend(ROOT / 'tools')
     import compare_backbones
 
-    make_coco(tmp_path / 'my_data', ('kite', 'ball'), masks=False)
-    lines = dict(SHORT, classes=('kite', 'ball'), masks=False)
-    config = copied('own_coco_example', **lines)
+    make_labels(tmp_path / 'my_labels', ('kite', 'ball'), 255, '.jpg')
+    lines = dict(SHORT, classes=('kite', 'ball'), crop=(64, 64))
+    config = copied('own_segmentation_example', **lines)
     options = ['--seeds', '1', '--iterations', '2', '--out', str(tmp_path / 'out')]
     for names in (['CrossFormer-T'], ['CrossFormer-T', 'PVTv2-B2']):
         arguments = [str(config), *options, '--backbones', *names]
