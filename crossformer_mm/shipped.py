@@ -6,6 +6,9 @@
     mim train mmdet "$(crossformer-config mask_rcnn_crossformer_s_fpn_1x_coco)"
     crossformer-config NAME --copy FOLDER   # a copy to edit, in one file
     crossformer-config swap CONFIG --backbone CrossFormer_S --out FILE
+
+The examples for data of one's own, ``own_*``, are copied as they are written: all in
+them follows from their first lines.
 """
 
 import argparse
@@ -84,15 +87,19 @@ def copy_config(path: Path, folder: Path) -> Path:
     target = folder / path.name
     if target.exists():
         fail(f'{target} is there already: choose another folder, or remove it')
-    # What an environment variable sets, such as COCO_ROOT, it sets in the copy too.
-    config = Config.fromfile(path, use_environment_variables=False)
-    # The bases' own variable: in a copy, changing it would change nothing.
-    config.pop('backbone', None)
+    if path.stem.startswith('own_'):
+        text = path.read_text()
+    else:
+        # What an environment variable sets, such as COCO_ROOT, it sets in the copy too.
+        config = Config.fromfile(path, use_environment_variables=False)
+        # The bases' own variable: in a copy, changing it would change nothing.
+        config.pop('backbone', None)
+        text = config.pretty_text
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The copy appears complete or not at all.
         with TemporaryDirectory(prefix='.', dir=folder) as workshop:
-            Path(workshop, path.name).write_text(config.pretty_text)
+            Path(workshop, path.name).write_text(text)
             Path(workshop, path.name).rename(target)
     except OSError as error:
         fail(f'{target} cannot be written: {error}')

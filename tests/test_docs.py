@@ -103,5 +103,3 @@ def test_commands_run(page, tmp_path):
                 text=True,
             )
             assert done.returncode == 0, f'{text}\n{done.stdout}'
-    if page.stem == 'own_data':
-        assert list((tmp_path / 'work_dirs' / 'mine' / 'demo' / 'vis').glob('*.jpg'))

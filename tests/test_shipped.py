@@ -88,6 +88,13 @@ def test_copy_keeps_the_variable_of_the_data(
     assert used.data_root != Config.fromfile(copy).data_root
 
 
+@pytest.mark.parametrize('name', ['own_coco_example', 'own_segmentation_example'])
+def test_an_example_for_own_data_is_copied_as_it_is_written(command, name, tmp_path):
+    copy = Path(command(name, '--copy', tmp_path))
+    assert copy.read_text() == Path(command(name)).read_text()
+    assert copy.read_text().count("weights = 'pretrained/") == 1
+
+
 def test_copy_into_a_file_is_one_message(command, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(SystemExit, match='cannot be written'):

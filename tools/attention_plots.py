@@ -147,9 +147,12 @@ def plot_features(
     grid[0, 0].set_title('image')
     for axes, output, stage in zip(grid.T[1:], outputs, stages):
         features = output[0].flatten(1).T.double()
-        axes[0].imshow(_principal(features).view(*output.shape[2:], 3))
-        axes[1].imshow(features.norm(dim=1).view(output.shape[2:]), cmap='viridis')
         channels, height, width = output.shape[1:]
+        colours = _principal(features).view(height, width, 3).numpy()
+        norms = features.norm(dim=1).view(height, width).numpy()
+        # In the image's proportions, for the titles to be in line.
+        axes[0].imshow(_enlarge(colours, image.shape))
+        axes[1].imshow(_enlarge(norms, image.shape), cmap='viridis')
         axes[0].set_title(f'stage {stage + 1}: {height} x {width}\n{channels} channels')
     for axes, text in zip(grid[:, -1], ('principal components', 'norm')):
         axes.text(1.03, 0.5, text, rotation=90, va='center', transform=axes.transAxes)

@@ -9,6 +9,7 @@ says FAIL. Needs nothing but Python itself.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import io
@@ -43,6 +44,7 @@ class Check(NamedTuple):
 
 def main() -> int:
     """Run all checks and return the exit code."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     warnings.simplefilter('ignore')
     print_line(Check('part', 'found', 'wanted', 'verdict', 'mend with'))
     ops = {'torch': install('torch'), 'mmcv._ext': install('mmcv')}
@@ -68,8 +70,7 @@ def main() -> int:
         partial(check_plugin, 'mmdet', 'mmdet'),
         partial(check_plugin, 'mmseg', 'mmsegmentation'),
     ):
-        result = check()
-        print_line(result)
+        print_line(result := check())
         failed |= result.verdict == 'FAIL'
     return int(failed)
 
@@ -85,9 +86,8 @@ def check_python() -> Check:
     """Python: the version and whether the stack was tried on it."""
     version, tried = platform.python_version(), PINS.pythons
     check = Check('Python', version, ', '.join(tried))
-    if version.rpartition('.')[0] in tried:
-        return check
-    return check._replace(verdict='warn', mend=f'make env PYTHON=python{tried[0]}')
+    warn = dict(verdict='warn', mend=f'make env PYTHON=python{tried[0]}')
+    return check if version.rpartition('.')[0] in tried else check._replace(**warn)
 
 
 def check_package(package: str, module: str, test: Test = bool) -> Check:

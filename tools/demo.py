@@ -5,7 +5,7 @@
 MMDetection's DetInferencer or MMSegmentation's MMSegInferencer does the work. Pictures
 go into DIR/vis. What was found goes into DIR/preds, a JSON file an image: of a detector
 labels, scores, boxes and masks, as DetInferencer writes them; of a segmentor the share
-of the image that each class covers. A segmentor's label maps lie in DIR/pred.
+of the image that each class covers, and beside it the label map, NAME.png.
 """
 
 import argparse
@@ -123,10 +123,15 @@ def segment(images: list[Path], args: argparse.Namespace) -> None:
     folder = args.out / 'preds'
     folder.mkdir(parents=True)
     for number, image in enumerate(tqdm(images, 'segmenting', unit='image')):
-        labels = inferencer(str(image), out_dir=str(args.out))['predictions']
+        place = dict(out_dir=str(args.out), pred_out_dir=folder.name)
+        labels = inferencer(str(image), **place)['predictions']
+        # MMSegInferencer numbers the label maps.
+        label_map = (folder / f'{number:08}_pred.png').rename(
+            folder / f'{image.stem}.png'
+        )
         found = dict(
             image=str(image),
-            label_map=f'pred/{number:08}_pred.png',  # as MMSegInferencer calls it
+            label_map=str(label_map.relative_to(args.out)),
             share=shares(labels, classes),
         )
         (folder / f'{image.stem}.json').write_text(json.dumps(found, indent=1))

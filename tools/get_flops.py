@@ -6,12 +6,12 @@
 One image of that size goes through the network as in a test, and torch's own counter
 counts each convolution, matrix product and attention that runs: with the padding that
 the groups need, the position bias's MLP and the products of queries, keys and values.
-Sums, norms and activations are not counted. Papers call the figure GFLOPs. The counter
-of torch 2.1 knows no parts: all is 'elsewhere' there.
+Sums, norms and activations are not counted. Papers call the figure GFLOPs.
 """
 
 import re
 from collections import Counter
+from functools import partial
 
 import rich
 import torch
@@ -20,15 +20,16 @@ from mmengine.structures import BaseDataElement
 from model_cost import cost_parser, flop_counter, load_config
 from rich.table import Table
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 # The parts of a CrossFormer, by the names of its modules; the first that fits counts.
 PARTS = {
-    r'\.(patch_embed|downsample)$': 'CEL: cross-scale embeddings',
-    r'\.attn\.pos$': 'DPB: dynamic position bias',
-    r'\.attn\.(qkv|proj)$': 'attention: projections',
-    r'\.attn$': 'attention: queries x keys, weights x values',
-    r'\.mlp$': 'MLP',
-    r'\.ex_conv$': 'ACL: amplitude cooling',
+    r'\.(patch_embed|downsample)\b': 'CEL: cross-scale embeddings',
+    r'\.attn\.pos\b': 'DPB: dynamic position bias',
+    r'\.attn\.(qkv|proj)\b': 'attention: projections',
+    r'\.attn\b': 'attention: queries x keys, weights x values',
+    r'\.mlp\b': 'MLP',
+    r'\.ex_conv\b': 'ACL: amplitude cooling',
 }
 
 
@@ -37,23 +38,17 @@ def main() -> None:
     args = cost_parser(__doc__.splitlines()[0]).parse_args()
     cfg = load_config(args)
     model = MODELS.build(cfg.model).eval()
-    parts = count(model, *args.shape)
-    parameters = {
-        name: sum(p.numel() for p in child.parameters())
-        for name, child in model.named_children()
-    }
+    macs = count(model, *args.shape)
+    parameters = count_parameters(model)
     table = Table(
         'part', title=f'{args.config.name}, {args.shape[0]} x {args.shape[1]}'
     )
     table.add_column('G multiply-adds', justify='right')
     table.add_column('M parameters', justify='right')
-    for part, macs in parts.items():
-        number = parameters.get(part)
-        millions = '' if number is None else f'{number / 1e6:.2f}'
-        table.add_row(part, f'{macs / 1e9:.2f}', millions)
-    total = sum(parts.values())
+    for part in parameters | macs:  # in the network's order
+        table.add_row(part, f'{macs[part] / 1e9:.2f}', f'{parameters[part] / 1e6:.2f}')
     table.add_section()
-    table.add_row('all', f'{total / 1e9:.1f}', f'{sum(parameters.values()) / 1e6:.1f}')
+    table.add_row('all', f'{macs.total() / 1e9:.1f}', f'{parameters.total() / 1e6:.1f}')
     rich.print(table)
 
 
@@ -65,44 +60,50 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     sample = BaseDataElement(metainfo=dict(shape, scale_factor=(1.0, 1.0)))
     data = dict(inputs=[image], data_samples=[sample])
     data = model.data_preprocessor(data, False)
+    macs: Counter[str] = Counter()
+    inside = ['']  # names of the modules that are running
+    hooks = []
+
+    def settle(counter: FlopCounterMode) -> None:
+        """Give what was counted since the last call to the innermost module."""
+        # A multiply-add counts as two there.
+        macs[part_of(inside[-1])] += counter.get_total_flops() // 2 - macs.total()
+
     with flop_counter() as counter:
+
+        def enter(name: str, *_: object) -> None:
+            settle(counter)
+            inside.append(name)
+
+        def leave(*_: object) -> None:
+            settle(counter)
+            inside.pop()
+
+        for name, module in model.named_modules():
+            hooks.append(module.register_forward_pre_hook(partial(enter, name)))
+            hooks.append(module.register_forward_hook(leave))
         model(**data, mode='tensor')
-    counts = {
-        name: sum(operations.values()) // 2  # a multiply-add counts as two there
-        for name, operations in counter.get_flop_counts().items()
-    }
-    root = type(model).__name__
-    parts = backbone_parts(counts)
-    inside = parts.total()
-    for name, child in model.named_children():
-        parts[name] = module_count(counts, f'{root}.{name}', child)
-    parts['backbone'] -= inside
-    parts['elsewhere'] = counts['Global'] - parts.total()
-    return Counter({part: macs for part, macs in parts.items() if macs})
+        settle(counter)
+    for hook in hooks:
+        hook.remove()
+    return +macs  # without zeros
 
 
-def backbone_parts(counts: dict[str, int]) -> Counter[str]:
-    """Sum the counts of the modules inside a CrossFormer by ``PARTS``."""
-    parts: Counter[str] = Counter()
-    for name, macs in counts.items():
+def count_parameters(model: nn.Module) -> Counter[str]:
+    """Count the parameters of each part of the model."""
+    parameters: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        parameters[part_of(name.rpartition('.')[0])] += parameter.numel()
+    return parameters
+
+
+def part_of(name: str) -> str:
+    """Return the part that a module belongs to, given its name."""
+    if name.startswith('backbone.'):
         for pattern, part in PARTS.items():
-            if re.search(r'\.backbone.*' + pattern, name):
-                parts[part] += macs
-                break
-    # A module's count holds those of the modules inside it.
-    inside = parts['DPB: dynamic position bias'] + parts['attention: projections']
-    parts['attention: queries x keys, weights x values'] -= inside
-    return parts
-
-
-def module_count(counts: dict[str, int], name: str, module: nn.Module) -> int:
-    """Return a module's count; one whose forward is called by name has none itself."""
-    if name in counts:
-        return counts[name]
-    return sum(
-        module_count(counts, f'{name}.{child_name}', child)
-        for child_name, child in module.named_children()
-    )
+            if re.search(pattern, name):
+                return part
+    return name.partition('.')[0] or 'elsewhere'
 
 
 if __name__ == '__main__':

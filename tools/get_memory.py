@@ -3,10 +3,11 @@
     python tools/get_memory.py configs/mask_rcnn_crossformer_s_fpn_1x_coco.py \
         --shape 800 1333 --batch 2
 
-Random images with random objects go through the network, forward, backward and one
-step of the config's optimizer, twice; the second step is timed, since it finds
-everything set up. On a GPU the memory is the peak of what torch has allocated, on a CPU
-how much the process's peak exceeds what it held before the network was built.
+Random images with random objects, all of the first class, go through the network,
+forward, backward and one step of the config's optimizer, twice; the second step is
+timed, since it finds everything set up. On a GPU the memory is the peak of what torch
+has allocated, on a CPU how much the process's peak exceeds what it held before the
+network was built.
 """
 
 import resource
@@ -39,6 +40,7 @@ def main() -> None:
     if cfg.default_scope == 'mmseg':
         make_sample = segmentation_sample
         model.data_preprocessor.size = tuple(args.shape)
+        model.data_preprocessor.size_divisor = None
     else:
         make_sample = detection_sample
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
@@ -76,17 +78,17 @@ def detection_sample(height: int, width: int) -> BaseDataElement:
         metainfo=dict(shape, scale_factor=(1.0, 1.0)),
         gt_instances=InstanceData(
             bboxes=boxes,
-            labels=torch.randint(80, (OBJECTS,)),
+            labels=torch.zeros(OBJECTS, dtype=torch.long),
             masks=BitmapMasks(masks, height, width),
         ),
     )
 
 
 def segmentation_sample(height: int, width: int) -> BaseDataElement:
-    """Make random labels."""
+    """Label all pixels with the first class."""
     from mmseg.structures import SegDataSample
 
-    labels = torch.randint(150, (1, height, width))
+    labels = torch.zeros(1, height, width, dtype=torch.long)
     return SegDataSample(
         metainfo=dict(img_shape=(height, width)), gt_sem_seg=PixelData(data=labels)
     )

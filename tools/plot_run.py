@@ -5,36 +5,44 @@
     python tools/plot_run.py WORK_DIR CONFIG
 
 `WORK_DIR/curves.png` holds the losses and the AP of the newest training in WORK_DIR,
-`WORK_DIR/predictions.png` the busiest test images, ground truth beside prediction.
-The AP is what the newest test in WORK_DIR measured.
+from its start on if it was resumed, `WORK_DIR/predictions.png` the busiest test images,
+ground truth beside prediction. The AP is what the newest test in WORK_DIR measured; the
+test needs the `--out` above.
 
 `predictions.pkl` is a pickle, and unpickling runs whatever the file says: only give a
 file that you have written yourself.
 """
 
-import argparse
-import itertools
-import json
-import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
 import cv2
 import mmengine
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Polygon, Rectangle
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
+from run_files import Record, fail, find_test, read_training, run_parser
+from run_plots import (
+    DASHES,
+    FONT,
+    curve_axes,
+    figure_legend,
+    image_grid,
+    legend_below,
+    palette,
+    proportion,
+    save,
+    text_colour,
+)
 
 IMAGES = 8  # shown
-SCORE = 0.5  # shown from here on
 KINDS = {'box': 'coco/bbox_mAP', 'mask': 'coco/segm_mAP'}  # mmdet's names
 VARIANTS = {
     'AP': '',
@@ -44,9 +52,6 @@ VARIANTS = {
     'AP medium': '_m',
     'AP large': '_l',
 }
-COLOURS = colormaps['tab10'].colors
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,97 +73,59 @@ class Instance:
 
 @dataclass(frozen=True)
 class Example:
-    """An image with what is there and what the model sees."""
+    """An image with what is there and what the model is sure enough about.
+
+    Attributes:
+        best: The highest score in it, shown or not; 0 if nothing was found.
+    """
 
     path: str
     truth: list[Instance]
     prediction: list[Instance]
+    best: float
 
 
 def main() -> None:
     """Draw both pictures, then print what was trained, its AP and where they are."""
-    args = parse_args(__doc__.splitlines()[0])
+    parser = run_parser(__doc__)
+    parser.add_argument(
+        '--score',
+        type=float,
+        default=0.3,
+        help='least score of an object in the pictures (default: 0.3)',
+    )
+    args = parser.parse_args()
     training, evaluations = read_training(args.work_dir)
-    test_run = find_test_run(args.work_dir)
-    examples, classes = read_examples(args.work_dir / 'predictions.pkl', args.config)
-    metrics = json.loads((test_run / f'{test_run.name}.json').read_text())
+    file = args.work_dir / 'predictions.pkl'
+    test_run, metrics = find_test(args.work_dir, args.config, 'mmdet', file)
+    examples, classes = read_examples(file, args.config, args.score)
     tested = Config.fromfile(
         test_run / 'vis_data' / 'config.py', import_custom_modules=False
     )
     curves = plot_curves(training, evaluations)
-    predictions = plot_predictions(examples, classes)
+    predictions = plot_predictions(examples, classes, args.score)
     curves = save(curves, args.work_dir / 'curves.png')
     predictions = save(predictions, args.work_dir / 'predictions.png')
     steps = training[-1]['step']
     print(f'trained   {tested.load_from}, {steps} iterations of {args.config}')
     print_precision(metrics)
+    if not any(example.prediction for example in examples):
+        best = max(example.best for example in examples)
+        print(
+            f'shown     no object: the best score is {best:.2f}, below {args.score:g}; '
+            'take a lower --score'
+        )
     print(f'pictures  {predictions}, {curves}')
 
 
-def parse_args(description: str) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        'work_dir', metavar='WORK_DIR', type=Path, help='where the training wrote'
-    )
-    parser.add_argument(
-        'config', metavar='CONFIG', type=Path, help='the config that was tested'
-    )
-    return parser.parse_args()
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line on stderr."""
-    sys.exit(f'{Path(sys.argv[0]).stem}: {message}')
-
-
-# What mmengine wrote.
-
-
-def read_training(work_dir: Path) -> tuple[list[Record], list[Record]]:
-    """Read the newest training: its steps and its evaluations.
-
-    A step of an evaluation may count epochs; here each gets the iteration of the last
-    training record before it.
-    """
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True):
-        training, evaluations = [], []
-        for record in map(json.loads, path.read_text().splitlines()):
-            if 'loss' in record:
-                training.append(record)
-            elif training:
-                evaluations.append({**record, 'step': training[-1]['step']})
-        if training:
-            return training, evaluations
-    fail(
-        f'{work_dir} holds no training (no */vis_data/scalars.json with a loss): '
-        'give the --work-dir of a finished `mim train`'
-    )
-
-
-def find_test_run(work_dir: Path) -> Path:
-    """Find the folder of the newest test."""
-    runs = [p.parent for p in work_dir.glob('*/*.json') if p.stem == p.parent.name]
-    if not runs:
-        fail(
-            f'{work_dir} holds no test result (no TIME/TIME.json): '
-            f'run `mim test` with --work-dir {work_dir} first'
-        )
-    return max(runs)
-
-
 def read_examples(
-    predictions: Path, config: Path
+    predictions: Path, config: Path, score: float
 ) -> tuple[list[Example], tuple[str, ...]]:
     """Pair predictions with the config's test set; return the busiest images.
 
     Returns:
         The examples and the names of the classes.
     """
-    if not predictions.is_file():
-        fail(f'{predictions} is missing: run `mim test` with --out {predictions}')
-    if not config.is_file():
-        fail(f'{config} is missing: name the config that was tested')
     cfg = Config.fromfile(config)
     cfg.test_dataloader.dataset.pipeline = []  # annotations only
     try:
@@ -178,7 +145,12 @@ def read_examples(
         fail(f'{predictions} was made on other images than the test set of {config}')
     busiest = sorted(results, key=lambda path: -len(images[path]['instances']))
     examples = [
-        Example(path, true_instances(images[path]), predicted_instances(results[path]))
+        Example(
+            path,
+            true_instances(images[path]),
+            predicted_instances(results[path], score),
+            max(results[path]['pred_instances']['scores'].tolist(), default=0.0),
+        )
         for path in busiest[:IMAGES]
     ]
     return examples, dataset.metainfo['classes']
@@ -202,7 +174,7 @@ def true_instances(info: Record) -> list[Instance]:
     ]
 
 
-def predicted_instances(result: Record) -> list[Instance]:
+def predicted_instances(result: Record, least: float) -> list[Instance]:
     """Read the objects that the model is sure about, the surest last."""
     found = result['pred_instances']
     masks = found.get('masks', [None] * len(found['scores']))
@@ -216,7 +188,7 @@ def predicted_instances(result: Record) -> list[Instance]:
         for label, box, mask, score in zip(
             found['labels'], found['bboxes'], masks, found['scores']
         )
-        if score >= SCORE
+        if score >= least
     ]
     return sorted(instances, key=lambda instance: instance.score)
 
@@ -226,59 +198,60 @@ def predicted_instances(result: Record) -> list[Instance]:
 
 def plot_curves(training: list[Record], evaluations: list[Record]) -> Figure:
     """Draw the losses and the AP over the iterations."""
-    figure = Figure(figsize=(12, 4.8), dpi=150, layout='constrained')
-    losses, precision = figure.subplots(1, 2)
+    figure, (losses, precision) = curve_axes(
+        ('Losses', 'Average precision on the validation set')
+    )
     steps = [record['step'] for record in training]
     parts = [key for key in training[0] if 'loss' in key and key != 'loss']
-    for key in parts:
-        losses.plot(steps, [record[key] for record in training], lw=1.2, label=key)
+    for number, (key, colour) in enumerate(zip(parts, palette(len(parts)))):
+        values = [record.get(key, np.nan) for record in training]
+        style = DASHES[number % len(DASHES)]
+        losses.plot(steps, values, style, lw=1.6, color=colour, label=key)
     total = [record['loss'] for record in training]
-    losses.plot(steps, total, lw=2.4, color='black', label='sum')
-    losses.set(title='Losses', yscale='log')
+    losses.plot(steps, total, lw=2.6, color='black', label='sum')
+    losses.set(yscale='log')
 
     steps = [record['step'] for record in evaluations]
-    for (kind, key), colour in zip(KINDS.items(), COLOURS):
-        for name, style in (('AP', 'o-'), ('AP50', 'o:')):
+    for (kind, key), colour in zip(KINDS.items(), palette(len(KINDS))):
+        for name, style in (('AP', 'o-'), ('AP50', 's:')):
             metric = key + VARIANTS[name]
-            values = [record[metric] for record in evaluations if metric in record]
-            if values:
-                label = f'{kind} {name}: {values[-1]:.3f} at the end'
+            values = [record.get(metric, np.nan) for record in evaluations]
+            if not np.isnan(values).all():
+                label = f'{kind} {name}, last {values[-1]:.3f}'
                 precision.plot(steps, values, style, color=colour, label=label)
-    precision.set(title='Average precision on the validation set', ylim=(0, 1))
-
+    precision.set(ylim=(0, 1), xlim=losses.get_xlim())
     for axes in (losses, precision):
-        axes.set(xlabel='iteration', xlim=(0, None))
-        axes.grid(color='0.9')
-        axes.spines[['top', 'right']].set_visible(False)
-    losses.legend(frameon=False, fontsize='small')
-    if evaluations:
-        precision.legend(frameon=False, fontsize='small', loc='lower right')
+        legend_below(axes, 2)
     return figure
 
 
-def plot_predictions(examples: list[Example], classes: tuple[str, ...]) -> Figure:
+def plot_predictions(
+    examples: list[Example], classes: tuple[str, ...], score: float
+) -> Figure:
     """Draw a grid of images, ground truth beside prediction."""
-    labels = {i.label for e in examples for i in e.truth + e.prediction}
-    colours = dict(zip(sorted(labels), itertools.cycle(COLOURS)))
-    rows = -(-len(examples) // 2)
-    figure = Figure(figsize=(14, 3.5 * rows + 0.7), dpi=150, layout='constrained')
-    grid = figure.subplots(rows, 4, squeeze=False)
-    for axes in grid.flat:
-        axes.axis('off')
-    for example, (left, right) in zip(examples, grid.reshape(-1, 2)):
-        image = cv2.imread(example.path)[..., ::-1]
+    labels = sorted({i.label for e in examples for i in e.truth + e.prediction})
+    colours = dict(zip(labels, palette(len(labels))))
+    images = [cv2.imread(example.path)[..., ::-1] for example in examples]
+    # Images of like proportions beside each other leave the smallest gaps.
+    order = sorted(range(len(images)), key=lambda i: proportion(images[i]))
+    examples, images = [examples[i] for i in order], [images[i] for i in order]
+    figure, grid = image_grid(
+        [image.shape[:2] for image in images],
+        ('ground truth', f'prediction (score ≥ {score:g})'),
+        [classes[label] for label in labels],
+    )
+    for example, image, (left, right) in zip(examples, images, grid):
         draw_instances(left, image, example.truth, classes, colours)
         draw_instances(right, image, example.prediction, classes, colours)
-    for column, axes in enumerate(grid[0]):
-        axes.set_title(
-            f'prediction (score ≥ {SCORE})' if column % 2 else 'ground truth'
-        )
-    figure.legend(
-        handles=[Patch(color=colours[i], label=classes[i]) for i in colours],
-        loc='outside lower center',
-        ncols=10,
-        frameon=False,
-    )
+        if not example.prediction:
+            right.text(
+                *(0.5, 0.04, f'nothing ≥ {score:g}, best {example.best:.2f}'),
+                transform=right.transAxes,
+                horizontalalignment='center',
+                fontsize=FONT - 2,
+                bbox={'fc': 'white', 'ec': 'none', 'pad': 2},
+            )
+    figure_legend(figure, [Patch(color=colours[i], label=classes[i]) for i in colours])
     return figure
 
 
@@ -287,7 +260,7 @@ def draw_instances(
     image: np.ndarray,
     instances: list[Instance],
     classes: tuple[str, ...],
-    colours: dict[int, tuple[float, float, float]],
+    colours: dict[int, str],
 ) -> None:
     """Draw an image with the boxes, masks and names of its objects."""
     height, width = image.shape[:2]
@@ -296,9 +269,13 @@ def draw_instances(
         colour = colours[instance.label]
         left, top, right, bottom = instance.box
         for outline in outlines(instance.mask):
-            axes.add_patch(Polygon(outline, fc=(*colour, 0.35), ec=colour, lw=1.5))
+            axes.add_patch(
+                Polygon(outline, fc=(*to_rgb(colour), 0.35), ec=colour, lw=1.5)
+            )
         axes.add_patch(
-            Rectangle((left, top), right - left, bottom - top, fc='none', ec=colour)
+            Rectangle(
+                (left, top), right - left, bottom - top, fc='none', ec=colour, lw=1.5
+            )
         )
         name = classes[instance.label]
         at_the_right = left + right > 1.5 * width  # where a long name finds no room
@@ -309,8 +286,8 @@ def draw_instances(
             textcoords='offset points',
             horizontalalignment='right' if at_the_right else 'left',
             verticalalignment='top',
-            color='white',
-            fontsize='x-small',
+            color=text_colour(colour),
+            fontsize=FONT - 4,
             bbox={'fc': colour, 'ec': 'none', 'pad': 1, 'alpha': 0.85},
         )
 
@@ -321,13 +298,6 @@ def outlines(mask: np.ndarray | None) -> list[np.ndarray]:
         return []
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return [contour[:, 0] + 0.5 for contour in contours]
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a picture; a failure leaves the one before."""
-    part = path.with_suffix('.part')
-    figure.savefig(part, format='png')
-    return part.replace(path)
 
 
 def print_precision(metrics: Record) -> None:

@@ -4,13 +4,12 @@
         --out WORK_DIR/predictions
     python tools/plot_seg_run.py WORK_DIR CONFIG
 
-`WORK_DIR/curves.png` holds the losses and the mIoU of the newest training in WORK_DIR,
-`WORK_DIR/predictions.png` some test images with their true and their predicted labels.
-The mIoU is what the newest test in WORK_DIR measured.
+`WORK_DIR/curves.png` holds the loss and the metrics of the newest training in WORK_DIR,
+from its start on if it was resumed, `WORK_DIR/predictions.png` some test images with
+their true and their predicted labels; white is what is no class. The result is what the
+newest test in WORK_DIR measured; the test needs the `--out` above.
 """
 
-import json
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +20,35 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
-from plot_run import (
-    COLOURS,
-    IMAGES,
-    Record,
-    fail,
-    find_test_run,
-    parse_args,
-    read_training,
+from run_files import Record, fail, find_test, read_training, run_parser
+from run_plots import (
+    curve_axes,
+    figure_legend,
+    image_grid,
+    legend_below,
+    palette,
+    proportion,
     save,
 )
 
-METRICS = ('mIoU', 'mAcc', 'aAcc')  # mmseg's names; percent
-IGNORED = 255
+IMAGES = 8  # shown
+NO_METRICS = {'step', 'data_time', 'time'}  # all else is in percent
 
 
 def main() -> None:
     """Draw both pictures, then print what was trained, its mIoU and where they are."""
-    args = parse_args(__doc__.splitlines()[0])
+    args = run_parser(__doc__).parse_args()
     training, evaluations = read_training(args.work_dir)
-    test_run = find_test_run(args.work_dir)
-    examples, classes = read_examples(args.work_dir / 'predictions', args.config)
-    metrics = json.loads((test_run / f'{test_run.name}.json').read_text())
+    folder = args.work_dir / 'predictions'
+    _, metrics = find_test(args.work_dir, args.config, 'mmsegmentation', folder)
+    examples, classes = read_examples(folder, args.config)
     curves = plot_curves(training, evaluations)
     predictions = plot_predictions(examples, classes)
     curves = save(curves, args.work_dir / 'curves.png')
     predictions = save(predictions, args.work_dir / 'predictions.png')
     print(f'trained   {args.config}, {training[-1]["step"]} iterations')
-    print('result   ', ', '.join(f'{name} {metrics[name]:.2f} %' for name in METRICS))
+    told = (f'{name} {metrics[name]:.2f} %' for name in metrics.keys() - NO_METRICS)
+    print('result   ', ', '.join(sorted(told, reverse=True)))
     print(f'pictures  {predictions}, {curves}')
 
 
@@ -60,10 +60,6 @@ def read_examples(
     Returns:
         Per example the image, its true and its predicted labels; names of the classes.
     """
-    if not folder.is_dir():
-        fail(f'{folder} is missing: run `mim test` with --out {folder}')
-    if not config.is_file():
-        fail(f'{config} is missing: name the config that was tested')
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     cfg.test_dataloader.dataset.pipeline = [
@@ -88,22 +84,18 @@ def read_examples(
 
 def plot_curves(training: list[Record], evaluations: list[Record]) -> Figure:
     """Draw the losses and the metrics over the iterations."""
-    figure = Figure(figsize=(12, 4.8), dpi=150, layout='constrained')
-    losses, metrics = figure.subplots(1, 2)
+    figure, (losses, metrics) = curve_axes(('Loss', 'On the validation set, in %'))
     steps = [record['step'] for record in training]
     losses.plot(steps, [record['loss'] for record in training], color='black')
-    losses.set(title='Loss', yscale='log')
+    losses.set(yscale='log')
     steps = [record['step'] for record in evaluations]
-    for name, colour in zip(METRICS, COLOURS):
+    names = [name for name in (evaluations or [{}])[-1] if name not in NO_METRICS]
+    for name, colour in zip(names, palette(len(names))):
         values = [record[name] for record in evaluations]
-        label = f'{name}: {values[-1]:.2f} % at the end' if values else name
+        label = f'{name}, last {values[-1]:.2f} %'
         metrics.plot(steps, values, 'o-', color=colour, label=label)
-    metrics.set(title='On the validation set', ylim=(0, 100), ylabel='%')
-    for axes in (losses, metrics):
-        axes.set(xlabel='iteration', xlim=(0, None))
-        axes.grid(color='0.9')
-        axes.spines[['top', 'right']].set_visible(False)
-    metrics.legend(frameon=False, fontsize='small', loc='lower right')
+    metrics.set(ylim=(0, 100), xlim=losses.get_xlim())
+    legend_below(metrics, 2)
     return figure
 
 
@@ -111,28 +103,28 @@ def plot_predictions(
     examples: list[tuple[np.ndarray, ...]], classes: tuple[str, ...]
 ) -> Figure:
     """Draw a grid of images, each with its true and its predicted labels."""
-    used = np.unique(np.stack([labels for e in examples for labels in e[1:]]))
-    colours = dict(zip(used[used != IGNORED].tolist(), cycle(COLOURS)))
-    rows = -(-len(examples) // 2)
-    figure = Figure(figsize=(14, 2.4 * rows + 0.7), dpi=150, layout='constrained')
-    grid = figure.subplots(rows, 6, squeeze=False)
-    for axes in grid.flat:
-        axes.axis('off')
-    for axes, title in zip(grid[0], ('image', 'ground truth', 'prediction') * 2):
-        axes.set_title(title)
-    for (image, *maps), axes in zip(examples, grid.reshape(-1, 3)):
-        axes[0].imshow(image)
-        for labels, place in zip(maps, axes[1:]):
-            place.imshow(paint(labels, colours))
-    figure.legend(
-        handles=[
-            *(Patch(color=colour, label=classes[i]) for i, colour in colours.items()),
-            Patch(fc='white', ec='0.5', label='unlabelled'),
-        ],
-        loc='outside lower center',
-        ncols=10,
-        frameon=False,
+    used = sorted(
+        {label for _, *maps in examples for each in maps for label in np.unique(each)}
+        & {*range(len(classes))}  # what is left is void
     )
+    colours = dict(zip(used, palette(len(used))))
+    patches = [Patch(color=colours[label], label=classes[label]) for label in used]
+    patches.append(Patch(fc='white', ec='0.5', label='unlabelled'))
+    # Images of like proportions beside each other leave the smallest gaps.
+    examples = sorted(examples, key=lambda example: proportion(example[0]))
+    figure, grid = image_grid(
+        [image.shape[:2] for image, *_ in examples],
+        ('image', 'ground truth', 'prediction'),
+        [patch.get_label() for patch in patches],
+    )
+    for (image, *maps), (first, *others) in zip(examples, grid):
+        first.imshow(image)
+        for labels, axes in zip(maps, others):
+            axes.imshow(paint(labels, colours), interpolation='nearest')
+            axes.axis('on')  # a frame, for maps that are void at the rim
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color('0.8')
+    figure_legend(figure, patches)
     return figure
 
 

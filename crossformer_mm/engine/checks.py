@@ -118,6 +118,32 @@ def is_missing(path: str, clients: list[dict[str, Any] | None]) -> bool:
     return True
 
 
+def check_masks(dataset: Any) -> None:
+    """Check that objects have the masks that a pipeline reads.
+
+    Args:
+        dataset (Dataset): A data set as built, maybe in wrappers.
+
+    Raises:
+        ValueError: If an object of MMDetection's data has none: its image.
+    """
+    for inner in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
+        if inner is not None:
+            check_masks(inner)
+    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    if not any(getattr(transform, 'with_mask', False) for transform in transforms):
+        return
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        if any('mask' not in entry for entry in info.get('instances', ())):
+            raise ValueError(
+                f'An object of {info["img_path"]} has a box and no mask '
+                '("segmentation"), and the network learns masks. Take one without '
+                'them, such as RetinaNet, or masks = False in a copy of '
+                'own_coco_example.'
+            )
+
+
 def settle_pretrained(model: nn.Module, load_from: str | None, resume: bool) -> None:
     """Let nothing ask for a file whose weights are overwritten afterwards.
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..checkpoint.fit import check_loaded
 from ..ops import accelerate_cpu, is_faster_accelerated
-from .checks import check_data, settle_pretrained
+from .checks import check_data, check_masks, settle_pretrained
 from .resume import find_start, warn_if_finished
 
 
@@ -39,6 +39,12 @@ class CheckedRunner(Runner):
             self._load_from, self._resume = find_start(self)
         settle_pretrained(self.model, self._load_from, self._resume)
         return super().train()
+
+    def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
+        """Build the loop with its data, whose objects must have what is learnt."""
+        built = super().build_train_loop(loop)
+        check_masks(built.dataloader.dataset)
+        return built
 
     def val(self) -> dict[str, float]:
         """Check the data, then validate."""

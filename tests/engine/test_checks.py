@@ -1,13 +1,16 @@
 """What is missing is named; what cannot be told is left to MMEngine."""
 
+import json
 import re
 
 import pytest
 from mmdet.datasets import CocoDataset
+from mmengine.dataset import RepeatDataset
 from mmengine.fileio import LocalBackend, register_backend
 
 from crossformer_mm.engine.checks import (
     check_data,
+    check_masks,
     dataset_paths,
     type_name,
     without_wrappers,
@@ -122,3 +125,33 @@ def test_a_class_without_its_comma(coco):
     (coco / 'classes.txt').write_text('kite')
     check(data_root=str(coco), metainfo=dict(classes=str(coco / 'classes.txt')))
     check(data_root=str(coco), metainfo=dict(classes=('kite',)))
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize('with_mask', [False, True])
+@pytest.mark.parametrize('lacking', ['none', 'one', 'all'])
+def test_objects_without_masks(lacking, with_mask, wrapped, tmp_path):
+    images = [
+        dict(id=i, file_name=f'image {i}.jpg', width=9, height=9) for i in (0, 1, 2)
+    ]
+    box = dict(iscrowd=0, category_id=1, bbox=[1, 1, 5, 5], area=25)
+    mask = dict(segmentation=[[1, 1, 6, 1, 6, 6]])
+    objects = [dict(box, **mask, id=i + 1, image_id=i) for i in (0, 2)]
+    for entry in {'none': [], 'one': objects[1:], 'all': objects}[lacking]:
+        del entry['segmentation']
+    content = dict(images=images, annotations=objects)
+    content['categories'] = [dict(id=1, name='kite')]
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    dataset = CocoDataset(
+        ann_file=str(tmp_path / 'a.json'),
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=('kite',)),
+        pipeline=[dict(type='mmdet.LoadAnnotations', with_mask=with_mask)],
+    )
+    dataset = RepeatDataset(dataset, 2) if wrapped else dataset
+    if with_mask and lacking != 'none':
+        name = 'image 0' if lacking == 'all' else 'image 2'
+        with pytest.raises(ValueError, match=f'{name}.jpg has a box and no mask'):
+            check_masks(dataset)
+    else:
+        check_masks(dataset)

@@ -44,6 +44,14 @@ def examine(*flags, path=''):
     return result.returncode, {line[9:].split('  ')[0]: line for line in lines}
 
 
+def test_help_checks_nothing():
+    told = subprocess.run(
+        [sys.executable, str(DOCTOR), '--help'], capture_output=True, text=True
+    )
+    assert told.returncode == 0
+    assert told.stdout.startswith('usage:') and 'mmengine' not in told.stdout
+
+
 def fake_distribution(folder, name, version):
     info = folder / f'{name}-{version}.dist-info'
     info.mkdir()

@@ -90,7 +90,16 @@ def test_segmentor(images, mini_ade20k, tmp_path):
         assert sum(found['share'].values()) == pytest.approx(1, abs=1e-4)
         most = next(iter(found['share']))
         assert most == classes[np.bincount(labels.ravel()).argmax()]
-    assert len(list((tmp_path / 'out' / 'vis').iterdir())) == 2
+    # Each file is named by its image.
+    assert {str(p.relative_to(tmp_path / 'out')) for p in out_files(tmp_path)} == {
+        *('preds/first.json', 'preds/first.png', 'vis/first.png'),
+        *('preds/zweites Bild.json', 'preds/zweites Bild.png'),
+        'vis/zweites Bild.jpg',
+    }
+
+
+def out_files(folder):
+    return [path for path in (folder / 'out').rglob('*') if path.is_file()]
 
 
 @pytest.mark.slow

@@ -77,6 +77,52 @@ def test_parts(count, size, tokens, sda, lda):
     assert parts['elsewhere'] == parts['backbone'] == 0
 
 
+def test_a_module_of_one_part_that_runs_inside_another_counts_once(count):
+    """DINO's decoder calls the layers of its head."""
+
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.own = nn.Linear(8, 8)
+
+        def forward(self, x, branch):
+            return branch(self.own(x))
+
+    class Detector(Segmentor):
+        def __init__(self):
+            nn.Module.__init__(self)
+            self.decoder = Decoder()
+            self.bbox_head = nn.ModuleList([nn.Linear(8, 4)])
+            self.level_embed = nn.Parameter(torch.zeros(4, 8))
+
+        def forward(self, inputs, mode):
+            x = torch.zeros(10, 8)
+            return self.decoder(x, self.bbox_head[0]) @ torch.zeros(4, 2)
+
+    model = Detector()
+    parts = count(model, 32, 32)
+    assert parts == {'decoder': 640, 'bbox_head': 320, 'elsewhere': 80}
+    from get_flops import count_parameters
+
+    parameters = {'decoder': 72, 'bbox_head': 36, 'elsewhere': 32}
+    assert count_parameters(model) == parameters
+
+
+def test_each_part_has_its_parameters(count):
+    from get_flops import PARTS, count_parameters
+
+    model = Segmentor(group_size=(7, 7), crs_interval=(4, 2))
+    parameters = count_parameters(model)
+    assert parameters.total() == sum(p.numel() for p in model.parameters())
+    block = model.backbone.layers[0].blocks[0]
+    assert parameters['MLP'] > sum(p.numel() for p in block.mlp.parameters()) > 0
+    counted = {*PARTS.values()} - {'attention: queries x keys, weights x values'}
+    counted -= {'ACL: amplitude cooling'}
+    assert all(parameters[part] for part in counted)
+    # What is left of the backbone are its norms.
+    assert 0 < parameters['backbone'] < 0.05 * parameters.total()
+
+
 @pytest.mark.slow
 def test_published_figure():
     config = ROOT / 'configs' / 'retinanet_crossformer_s_fpn_1x_coco.py'

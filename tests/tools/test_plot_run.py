@@ -90,7 +90,7 @@ def write_run(work_dir: Path, masks: bool = True) -> None:
 
 def write_scalars(run: Path, records: list[dict]) -> None:
     """Write one run's scalars, a record per line."""
-    (run / 'vis_data').mkdir(parents=True)
+    (run / 'vis_data').mkdir(parents=True, exist_ok=True)
     lines = ''.join(json.dumps(record) + '\n' for record in records)
     (run / 'vis_data' / 'scalars.json').write_text(lines)
 
@@ -132,9 +132,10 @@ def colours(path: Path) -> int:
 
 def test_pictures_and_precision(run_tool, work_dir: Path, config: Path) -> None:
     printed = run_tool(work_dir, config)
-    assert cv2.imread(str(work_dir / 'curves.png')).shape == (720, 1800, 3)
-    # 8 of the 9 images fit, in 4 rows
-    assert cv2.imread(str(work_dir / 'predictions.png')).shape == (2205, 2100, 3)
+    assert cv2.imread(str(work_dir / 'curves.png')).shape == (832, 1760, 3)
+    # 8 of the 9 images fit, in 4 rows of squares
+    height, width, _ = cv2.imread(str(work_dir / 'predictions.png')).shape
+    assert width == 1760 and width < height < 1.2 * width
     assert colours(work_dir / 'curves.png') > 50
     assert colours(work_dir / 'predictions.png') > 5000
     assert not list(work_dir.glob('*.part'))
@@ -164,7 +165,29 @@ def test_newest_training_with_evaluations_at_iterations(
     training, evaluations = plot_run.read_training(work_dir)
     assert [record['step'] for record in training] == [5, 10, 15, 20]
     assert [record['step'] for record in evaluations] == [10, 20]
-    assert plot_run.find_test_run(work_dir).name == '20250103_000000'
+
+
+def test_a_resumed_training_is_drawn_from_its_start(work_dir: Path, plot_run) -> None:
+    # It ran on to 40, was killed, went on from its checkpoint at 20, and again from 30.
+    write_scalars(work_dir / '20250102_000000', lossy(*range(5, 41, 5)))
+    write_resumed(work_dir / '20250104_000000', [*lossy(25, 30), {'step': 3, 'm': 1}])
+    write_resumed(work_dir / '20250105_000000', [])  # nothing was left to do
+    write_resumed(work_dir / '20250106_000000', lossy(35, 40))
+    training, evaluations = plot_run.read_training(work_dir)
+    assert [record['step'] for record in training] == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert [record['loss'] for record in training[-2:]] == [2 / 35, 2 / 40]
+    assert evaluations == [{'step': 30, 'm': 1}]
+
+
+def lossy(*steps: int) -> list[dict]:
+    """Return records of a training."""
+    return [{'loss': 2 / step, 'step': step} for step in steps]
+
+
+def write_resumed(run: Path, records: list[dict]) -> None:
+    """Write what a resumed part of a training leaves behind."""
+    write_scalars(run, records)
+    (run / 'vis_data' / 'config.py').write_text('resume = True\n')
 
 
 def test_training_not_yet_evaluated(plot_run) -> None:
@@ -178,14 +201,15 @@ def test_unsure_predictions_are_left_out(data: Path, tmp_path: Path, plot_run) -
     write_predictions(tmp_path / 'p.pkl', data)
     for result in mmengine.load(tmp_path / 'p.pkl'):
         scores = result['pred_instances']['scores']
-        shown = [i.score for i in plot_run.predicted_instances(result)]
+        shown = [i.score for i in plot_run.predicted_instances(result, 0.5)]
         assert shown == sorted(scores[scores >= 0.5].tolist())
 
 
 def test_busiest_images_with_the_truth_as_prediction(
     work_dir: Path, config: Path, plot_run
 ) -> None:
-    examples, classes = plot_run.read_examples(work_dir / 'predictions.pkl', config)
+    path = work_dir / 'predictions.pkl'
+    examples, classes = plot_run.read_examples(path, config, 0.5)
     counts = [len(example.truth) for example in examples]
     assert len(examples) == 8
     assert counts == sorted(counts, reverse=True)
@@ -205,7 +229,7 @@ def test_busiest_images_with_the_truth_as_prediction(
     [
         ('*/vis_data/scalars.json', 'work holds no training'),
         ('*/2*.json', 'work holds no test result'),
-        ('predictions.pkl', 'predictions.pkl is missing'),
+        ('predictions.pkl', 'holds no .*predictions.pkl: run first `mim test mmdet'),
         ('../config.py', 'config.py is missing'),
     ],
 )
@@ -218,6 +242,76 @@ def test_missing_file_is_one_line_and_no_picture(
         run_tool(work_dir, config)
     assert '\n' not in error.value.code
     assert not list(work_dir.glob('*.png'))
+
+
+def test_all_that_a_test_leaves_is_asked_for_at_once(
+    run_tool, work_dir: Path, config: Path
+) -> None:
+    (work_dir / 'predictions.pkl').unlink()
+    (work_dir / '20250103_000000' / '20250103_000000.json').unlink()
+    message = 'no .*predictions.pkl and no test result .*--out .*predictions.pkl`$'
+    with pytest.raises(SystemExit, match=message):
+        run_tool(work_dir, config)
+
+
+def test_help_names_the_test_that_it_needs(run_tool, capsys) -> None:
+    with pytest.raises(SystemExit, match='0'):
+        run_tool('--help')
+    told = capsys.readouterr().out
+    assert 'mim test mmdet CONFIG' in told and '--out WORK_DIR/predictions.pkl' in told
+
+
+def test_weak_predictions_are_told_of(run_tool, work_dir: Path, config: Path) -> None:
+    printed = run_tool(work_dir, config, '--score', '0.99')
+    assert 'no object: the best score is 0.95, below 0.99' in printed
+    drawn = colours(work_dir / 'predictions.png')
+    assert 'no object' not in run_tool(work_dir, config, '--score', '0.4')
+    assert colours(work_dir / 'predictions.png') != drawn
+
+
+def test_an_image_without_any_prediction(plot_run, tmp_path: Path) -> None:
+    image = np.zeros((30, 40, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    example = plot_run.Example(str(tmp_path / 'a.png'), [], [], 0.13)
+    figure = plot_run.plot_predictions([example], ('kite',), 0.3)
+    told = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert told == ['nothing ≥ 0.3, best 0.13']
+
+
+def test_many_classes_have_many_colours(plot_run) -> None:
+    from run_plots import HUES, palette
+
+    assert palette(7) == [hue.lower() for hue in HUES]
+    for count in (0, 1, 8, 40, 150):
+        assert len(set(palette(count))) == count
+
+
+@pytest.mark.parametrize('sizes', [[(48, 64)] * 4, [(64, 48)] * 3, [(9, 90)] * 8])
+def test_images_leave_no_large_gaps(sizes, plot_run) -> None:
+    from run_plots import image_grid
+
+    figure, grid = image_grid(sizes, ('ground truth', 'prediction'), ['kite'])
+    for axes, size in zip(grid[:, 0], sizes):
+        axes.imshow(np.zeros(size))
+    figure.draw_without_rendering()
+    # They fill the picture but for titles, legend and thin rims.
+    drawn = -(-len(sizes) // 2) * grid[0, 0].get_position().height
+    assert (1 - drawn) * figure.get_figheight() < 1.5
+    assert 4 * grid[0, 0].get_position().width > 0.95
+
+
+def test_legends_cover_no_curve(plot_run) -> None:
+    training = [
+        {'loss': 1.0, 'step': step, **{f'loss_{i}': 0.1 for i in range(9)}}
+        for step in (1, 2)
+    ]
+    evaluations = [{'coco/bbox_mAP': 0.01, 'coco/bbox_mAP_50': 0.02, 'step': 2}]
+    figure = plot_run.plot_curves(training, evaluations)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        legend = axes.get_legend().get_window_extent()
+        assert legend.y1 < axes.get_window_extent().y0
+        assert legend.y0 >= 0 and legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
 
 
 def test_folder_that_is_not_there(tmp_path: Path, config: Path) -> None:

@@ -48,6 +48,20 @@ def made(tmp_path_factory):
     return folder, backbone.eval()
 
 
+@pytest.mark.parametrize('size', [(90, 120), (131, 57), (64, 64), (50, 225)])
+def test_titles_of_features_are_in_line(size, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from attention_plots import plot_features
+
+    # Maps whose sides are rounded up have other proportions than the image.
+    shapes = [tuple(-(-side // 2**i) for side in size) for i in (2, 3, 4, 5)]
+    outputs = [torch.rand(1, 8, *shape) for shape in shapes]
+    figure = plot_features(np.zeros((*size, 3), np.uint8), outputs, range(4))
+    figure.draw_without_rendering()
+    tops = [axes.get_window_extent().y1 for axes in figure.axes[:5]]
+    assert max(tops) - min(tops) < 1
+
+
 def test_a_picture_for_each_question_and_a_page(made):
     folder, _ = made
     for name in PICTURES:

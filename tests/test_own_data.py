@@ -1,0 +1,216 @@
+"""docs/own_data.md, command by command, on data of odd make."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import RUNNERS, DefaultScope
+
+from tests.conftest import ROOT, called, on_openmmlab
+from tests.odd_data import make_coco, make_labels
+
+MARK = re.compile(
+    r'<!-- tested by tests/test_own_data.py -->\n```(\w+)\n(.+?)```', re.DOTALL
+)
+FORTY = tuple(f'class {i}' for i in range(40))
+# Ten iterations of the smallest network.
+SHORT = dict(images=5, epochs=4, batch_size=2, weights=None, scale=(96, 64))
+BACKBONE = "'CrossFormer_T', [64, 128, 256, 512]"
+
+
+@pytest.fixture
+def half(tmp_path):
+    """Run the commands of a half of the page in an empty folder, as a user does."""
+    (tmp_path / 'tools').symlink_to(ROOT / 'tools')
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    _, detection, segmentation = re.split(
+        '^## ', (ROOT / 'docs' / 'own_data.md').read_text(), flags=re.MULTILINE
+    )
+
+    def run(title, config, **lines):
+        text = detection if title == 'Detection' else segmentation
+        assert text.startswith(title)
+        blocks = MARK.findall(text)
+        assert len(blocks) >= 4
+        for language, block in blocks:
+            for package in ('mmdet', 'mmsegmentation'):
+                block = re.sub(
+                    rf'(mim (?:train|test|run)) {package}\b',
+                    rf'\1 {called(package)}',
+                    block,
+                )
+            command = ['bash', '-ec'] if language == 'sh' else [sys.executable, '-c']
+            done = subprocess.run(
+                [*command, block],
+                cwd=tmp_path,
+                env={**os.environ, 'PATH': path},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            assert done.returncode == 0, f'{block}\n{done.stdout}'
+            if '--copy' in block:
+                edit(tmp_path / config, **lines)
+        return done.stdout
+
+    return run
+
+
+def edit(config, **lines):
+    """Change the first lines of a copied config."""
+    text = config.read_text()
+    for name, value in lines.items():
+        name = name.replace('__', ', ')
+        line = f'{name} = {value!r}'
+        text, count = re.subn(rf'^{name} = .*$', line, text, count=1, flags=re.M)
+        assert count, name
+    text = re.sub('(?<=^backbone, channels = ).*$', BACKBONE, text, flags=re.M)
+    config.write_text(text)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.slow
+def test_detection(half, tmp_path):
+    make_coco(tmp_path / 'my_data', FORTY)
+    # What is found after ten iterations is unsure: the last block prints it.
+    told = half('Detection', 'own_coco_example.py', classes=FORTY, **SHORT)
+    run = tmp_path / 'work_dirs' / 'det'
+    assert names(run / 'demo' / 'vis') == names(tmp_path / 'my_data' / 'val2017')
+    for name in ('curves.png', 'predictions.png', 'confusion_matrix.png'):
+        assert cv2.imread(str(run / name)).std() > 1
+    assert names(run / 'worst' / 'bad')
+    assert names(run / 'browse')
+    assert all(line.startswith('class ') for line in told.splitlines() if '[' in line)
+
+
+@pytest.mark.slow
+@on_openmmlab
+def test_segmentation(half, tmp_path):
+    classes = FORTY
+    make_labels(tmp_path / 'my_labels', classes, 200, '.jpg')
+    colours = np.zeros((4, 4, 3), np.uint8)
+    colours[0], colours[1] = (0, 0, 255), (9, 9, 9)  # OpenCV's blue comes first
+    for folder in ('coloured', 'numbers'):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / 'coloured' / 'a.png'), colours)
+    told = half(
+        *('Segmentation', 'own_segmentation_example.py'),
+        **dict(SHORT, crop=(64, 64)),
+        classes=classes,
+        void=200,
+    )
+    numbers = cv2.imread(str(tmp_path / 'numbers' / 'a.png'), -1)
+    assert numbers[:, 0].tolist() == [1, 255, 0, 0]
+    run = tmp_path / 'work_dirs' / 'seg'
+    images = tmp_path / 'my_labels' / 'images' / 'val'
+    assert names(run / 'demo' / 'vis') == names(images)
+    stems = {Path(name).stem for name in names(images)}
+    assert {Path(name).stem for name in names(run / 'demo' / 'preds')} == stems
+    for name in ('curves.png', 'predictions.png'):
+        assert cv2.imread(str(run / name)).std() > 1
+    assert len(names(run / 'browse')) == 4
+    assert (run / 'confusion_matrix.png').stat().st_size > 10_000
+    assert 'class ' in told
+
+
+def train(config, work_dir):
+    """Train two steps by a copied config and evaluate; return what was logged."""
+    cfg = Config.fromfile(config)
+    cfg.train_cfg.update(max_iters=2, val_interval=2)
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = cfg.visualizer.name = str(work_dir)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+    cfg.default_hooks.checkpoint.update(interval=-1, save_best=None, save_last=False)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        runner = RUNNERS.build(cfg)
+        runner.train()
+        return runner.message_hub.log_scalars
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of an example in a folder with data."""
+
+    def copy(name, **lines):
+        shutil.copy(ROOT / 'configs' / f'{name}.py', tmp_path)
+        edit(tmp_path / f'{name}.py', **lines)
+        return tmp_path / f'{name}.py'
+
+    monkeypatch.chdir(tmp_path)
+    return copy
+
+
+@pytest.mark.slow
+def test_boxes_of_one_class(copied, tmp_path):
+    make_coco(tmp_path / 'my_data', ('kite',), masks=False)
+    few = dict(SHORT, epochs=1)
+    config = copied('own_coco_example', classes=('kite',), masks=False, **few)
+    assert 'val/coco/bbox_mAP' in train(config, tmp_path / 'run')
+
+
+@pytest.mark.slow
+@on_openmmlab
+def test_labels_of_one_class_and_its_background(copied, tmp_path):
+    classes = ('background', 'kite')
+    make_labels(tmp_path / 'my_labels', classes, 255, '.png')
+    config = copied(
+        'own_segmentation_example',
+        **dict(SHORT, crop=(64, 64)),
+        classes=classes,
+        image_suffix__label_suffix=('.png', '.png'),
+    )
+    assert 'val/mIoU' in train(config, tmp_path / 'run')
+
+
+@pytest.mark.slow
+@on_openmmlab
+def test_backbones_are_compared(copied, tmp_path, monkeypatch):
+    """The smallest comparison there is, and going on with it."""
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    import compare_backbones
+
+    make_labels(tmp_path / 'my_labels', ('kite', 'ball'), 255, '.jpg')
+    lines = dict(SHORT, classes=('kite', 'ball'), crop=(64, 64))
+    config = copied('own_segmentation_example', **lines)
+    options = ['--seeds', '1', '--iterations', '2', '--out', str(tmp_path / 'out')]
+    for names in (['CrossFormer-T'], ['CrossFormer-T', 'PVTv2-B2']):
+        arguments = [str(config), *options, '--backbones', *names]
+        monkeypatch.setattr(sys, 'argv', ['compare_backbones.py', *arguments])
+        compare_backbones.main()
+    table = (tmp_path / 'out' / 'comparison.md').read_text()
+    assert [line.split('|')[1].strip() for line in table.splitlines()[2:]] == names
+    rows = (tmp_path / 'out' / 'comparison.csv').read_text().splitlines()[1:]
+    assert [row.split(',')[::3][:2] for row in rows] == [
+        *(['CrossFormer-T', '1'], ['CrossFormer-T', '2']),
+        *(['PVTv2-B2', '1'], ['PVTv2-B2', '2']),
+    ]
+    assert cv2.imread(str(tmp_path / 'out' / 'comparison.png')).std() > 1
+
+
+@pytest.mark.parametrize('images', [3, 18, 20_000])
+@pytest.mark.parametrize('name', ['own_coco_example', 'own_segmentation_example'])
+@on_openmmlab
+def test_the_schedule_follows_the_data(name, images, copied):
+    cfg = Config.fromfile(copied(name, images=images, epochs=10, batch_size=2))
+    iterations = max(10, 5 * images)
+    assert cfg.train_cfg.max_iters == iterations
+    warm_up, cosine = cfg.param_scheduler
+    assert 0 < warm_up.end <= min(500, iterations / 10)
+    assert (cosine.begin, cosine.end) == (warm_up.end, iterations)
+    every = cfg.train_cfg.val_interval
+    assert every == cfg.default_hooks.checkpoint.interval <= iterations
+    assert every >= min(50, iterations)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-4 / 8**0.5)
+    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.9
+    assert cfg.load_from == cfg.weights

@@ -1,0 +1,241 @@
+"""Compare backbones on your own data, from scratch: a table, curves and pictures.
+
+    python tools/compare_backbones.py CONFIG --out work_dirs/comparison
+
+CONFIG is a copy of `own_coco_example` or `own_segmentation_example`, edited for your
+data. In turn CrossFormer-T and -S, Swin-T, PVTv2-B2 and ResNet-50 are its backbone,
+all trained from random weights with the same neck, head, data, schedule and seeds.
+ResNet-50 has group norm: batches are too small for batch norm.
+
+Writes `comparison.csv`, a line an evaluation, from which an interrupted comparison goes
+on after the last whole training, and in the end `comparison.md`, the table, and
+`comparison.png`, the curves over iterations and over seconds. Pictures of validation
+images, truth beside prediction, lie in `runs/*/*/vis_data/vis_image`.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner
+from run_files import fail
+from run_plots import DASHES, curve_axes, legend_below, palette, save
+from tqdm import tqdm
+
+# Each backbone and the channels of its outputs.
+BACKBONES: dict[str, tuple[dict[str, Any], list[int]]] = {
+    'CrossFormer-T': (dict(type='CrossFormer_T'), [64, 128, 256, 512]),
+    'CrossFormer-S': (dict(type='CrossFormer_S'), [96, 192, 384, 768]),
+    'Swin-T': (
+        dict(type='mmdet.SwinTransformer', drop_path_rate=0.2),
+        [96, 192, 384, 768],
+    ),
+    'PVTv2-B2': (
+        dict(
+            type='mmdet.PyramidVisionTransformerV2',
+            embed_dims=64,
+            num_layers=[3, 4, 6, 3],
+            init_cfg=None,
+        ),
+        [64, 128, 320, 512],
+    ),
+    'ResNet-50': (
+        dict(
+            type='mmdet.ResNet',
+            depth=50,
+            norm_cfg=dict(type='GN', num_groups=32),
+            norm_eval=False,
+        ),
+        [256, 512, 1024, 2048],
+    ),
+}
+METRICS = {'mmdet': ('coco/bbox_mAP', 100), 'mmseg': ('mIoU', 1)}  # name, to percent
+FIELDS = ['backbone', 'seed', 'parameters', 'iteration', 'seconds', 'result']
+
+Row = dict[str, Any]
+
+
+class Stopwatch(Hook):
+    """Notes at each evaluation how long was trained until then, and the metrics."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.notes: list[Row] = []
+
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Start."""
+        self.start = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Stop."""
+        self.seconds += time.perf_counter() - self.start
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Note."""
+        name, factor = METRICS[runner.cfg.default_scope]
+        # Without a single detection MMDetection has no AP.
+        result = factor * metrics.get(name, 0.0)
+        self.notes.append(
+            dict(iteration=runner.iter, seconds=self.seconds, result=result)
+        )
+
+
+def main() -> None:
+    """Train all; then write the table and the curves."""
+    args = parse_args()
+    if not args.config.is_file():
+        fail(f'{args.config} is missing')
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / 'comparison.csv'
+    rows = read(path)
+    done = {(row['backbone'], int(row['seed'])) for row in rows}
+    runs = [(name, seed) for seed in range(args.seeds) for name in args.backbones]
+    for name, seed in tqdm(runs, 'training', unit='run'):
+        if (name, seed) not in done:
+            rows += train(name, seed, args)
+            write(path, rows)
+    metric, _ = METRICS[Config.fromfile(args.config).default_scope]
+    told = table(rows, metric)
+    (args.out / 'comparison.md').write_text(told)
+    print(told + str(save(plot(rows, metric), args.out / 'comparison.png')))
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('config', metavar='CONFIG', type=Path)
+    add('--out', metavar='DIR', type=Path, default=Path('work_dirs/comparison'))
+    add('--seeds', metavar='N', type=int, default=3, help='trainings each (default: 3)')
+    add('--iterations', metavar='N', type=int, default=200, help='default: 200')
+    add(
+        '--backbones',
+        metavar='NAME',
+        nargs='+',
+        choices=BACKBONES,
+        default=[*BACKBONES],
+        help='some of: ' + ', '.join(BACKBONES),
+    )
+    return parser.parse_args()
+
+
+def train(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
+    """Train a backbone from scratch; return what its evaluations found."""
+    cfg = Config.fromfile(args.config)
+    init_default_scope(cfg.default_scope)
+    groups = {key: cfg.model.backbone[key] for key in ('group_size', 'crs_interval')}
+    backbone, cfg.model.neck.in_channels = BACKBONES[name]
+    ours = groups if name.startswith('CrossFormer') else {}
+    cfg.model.backbone = dict(backbone, **ours)
+    cfg.load_from = None
+    cfg.optim_wrapper.constructor = 'DefaultOptimWrapperConstructor'
+    cfg.optim_wrapper.paramwise_cfg = dict(norm_decay_mult=0.0)
+    warm_up, cosine = cfg.param_scheduler
+    warm_up.end = cosine.begin = max(1, args.iterations // 10)
+    cosine.update(end=args.iterations, T_max=args.iterations - cosine.begin)
+    every = max(1, args.iterations // 5)
+    cfg.train_cfg.update(max_iters=args.iterations, val_interval=every)
+    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.visualization.update(draw=seed == 0, interval=5)
+    cfg.randomness = dict(seed=seed)
+    cfg.experiment_name = cfg.visualizer.name = f'{name}-{seed}-{time.time():.0f}'
+    cfg.work_dir = str(args.out / 'runs' / f'{name}-{seed}')
+    cfg.log_level = 'ERROR'
+    watch = Stopwatch()
+    with redirect_stdout(None):  # pycocotools tells of each evaluation
+        runner = RUNNERS.build(cfg)
+        runner.register_hook(watch, priority='LOWEST')
+        runner.train()
+    size = sum(p.numel() for p in runner.model.parameters()) / 1e6
+    return [dict(backbone=name, seed=seed, parameters=size, **n) for n in watch.notes]
+
+
+def read(path: Path) -> list[Row]:
+    """Read the trainings of an earlier run."""
+    if not path.exists():
+        return []
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """Write all trainings, whole or not at all."""
+    part = path.with_suffix('.part')
+    with part.open('w', newline='') as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+
+
+def curves(rows: list[Row], name: str) -> dict[str, np.ndarray]:
+    """Return iterations, seconds and results of a backbone, ``[seeds, times]``."""
+    own = [row for row in rows if row['backbone'] == name]
+    seeds = sorted({row['seed'] for row in own}, key=int)
+    return {
+        key: np.array([[float(r[key]) for r in own if r['seed'] == s] for s in seeds])
+        for key in ('iteration', 'seconds', 'result')
+    }
+
+
+def table(rows: list[Row], metric: str) -> str:
+    """Write a table in Markdown: equal iterations, and equal seconds."""
+    found = {row['backbone']: curves(rows, row['backbone']) for row in rows}
+    sizes = {row['backbone']: float(row['parameters']) for row in rows}
+    # All had as much time as the fastest took for its iterations.
+    budget = min(curve['seconds'][:, -1].mean() for curve in found.values())
+    count = next(iter(found.values()))['iteration'][0, -1]
+    lines = [
+        f'| backbone | parameters M | s an iteration | {metric} % after {count:.0f} '
+        f'iterations | {metric} % after {budget:.0f} s | seeds |',
+        '|---|---|---|---|---|---|',
+    ]
+    for name, curve in found.items():
+        pace = (curve['seconds'][:, -1] / curve['iteration'][:, -1]).mean()
+        in_time = [
+            float(np.interp(budget, seconds, results))
+            for seconds, results in zip(curve['seconds'], curve['result'])
+        ]
+        lines.append(
+            f'| {name} | {sizes[name]:.1f} | {pace:.2f} | '
+            f'{spread(curve["result"][:, -1])} | {spread(in_time)} | {len(in_time)} |'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write a mean and its standard deviation, if there is one."""
+    mean = f'{statistics.mean(values):.1f}'
+    return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean
+
+
+def plot(rows: list[Row], metric: str) -> Figure:
+    """Draw the mean of each backbone over iterations and over seconds."""
+    figure, panels = curve_axes([f'{metric}, %: mean of the seeds'] * 2)
+    names = list(dict.fromkeys(row['backbone'] for row in rows))
+    for name, colour, style in zip(names, palette(len(names)), [*DASHES, '-']):
+        curve = {key: values.mean(0) for key, values in curves(rows, name).items()}
+        for axes, key in zip(panels, ('iteration', 'seconds')):
+            line = dict(color=colour, ls=style, marker='o', label=name)
+            axes.plot(curve[key], curve['result'], **line)
+    panels[1].set_xlabel('seconds of training')
+    for axes in panels:
+        axes.set_ylim(bottom=0)
+        legend_below(axes, 2)
+    return figure
+
+
+if __name__ == '__main__':
+    main()
