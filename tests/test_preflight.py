@@ -218,22 +218,22 @@ DETECTOR_FAULTS = {
     'warm-up': (
         {'param_scheduler': [dict(type='LinearLR', by_epoch=False, begin=0, end=500)]},
         'check_schedule',
-        'warm-up of 500 iterations, training of 16',
+        'warm-up of 500 iterations, training of 12',
     ),
     'milestones': (
         {'param_scheduler': [dict(type='MultiStepLR', milestones=[8, 11])]},
         'check_schedule',
-        'milestones [8, 11] after the last of 4 epochs',
+        'milestones [8, 11] after the last of 3 epochs',
     ),
     'curve': (
         {'param_scheduler': [dict(type='CosineAnnealingLR', begin=0, end=300)]},
         'check_schedule',
-        'ends at 300 epochs, the training at 4',
+        'ends at 300 epochs, the training at 3',
     ),
     'never validated': (
         {'train_cfg.val_interval': 10},
         'check_schedule',
-        'val_interval=10 in a training of 4: never',
+        'val_interval=10 in a training of 3: never',
     ),
     'BGR': (
         {

@@ -237,8 +237,7 @@ def attention_backward(
         grad_slab, grad_bias = _slab_backward(*slabs, bias, grouping, scale)
         grad_parts[:, rows, :, :, h] = grad_slab
         if grad_bias is not None:
-            backward = torch.func.vjp(lambda t: spread(t, grouping), table[h])[1]
-            grad_table[h] += backward(grad_bias)[0]
+            grad_table[h] += _sum_by_offset(grad_bias, grouping)
     return grad_parts.flatten(3), grad_table
 
 
@@ -279,6 +278,19 @@ def _slab_backward(
     # Padding and cutting off undo each other, and so do their gradients.
     grad_qkv = ungroup_tokens(grad_qkv.flatten(2), grouping, batch, height, width)
     return grad_qkv.unflatten(3, (3, heads, dim)), grad_bias
+
+
+def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
+    """Sum the gradients of all pairs of an offset: the gradient of :func:`spread`."""
+    rows, cols, _ = grouping
+    grad = grad_bias.reshape(-1, rows, cols, rows, cols).transpose(2, 3)
+    grad = grad.reshape(-1, rows * rows, cols * cols)
+    place = _offset_places(rows, grad.device)
+    by_row = grad.new_zeros(len(grad), 2 * rows - 1, cols * cols)
+    by_row.index_add_(1, place, grad)
+    place = _offset_places(cols, grad.device)
+    table = grad.new_zeros(len(grad), 2 * rows - 1, 2 * cols - 1)
+    return table.index_add_(2, place, by_row)
 
 
 def _offset_places(side: int, device: torch.device) -> Tensor:
