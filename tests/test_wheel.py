@@ -19,6 +19,8 @@ PARTS = (
     'mini_scenes',
     'mini_set',
     'model_cost',
+    'onnx_networks',
+    'onnx_operators',
     'run_files',
     'run_plots',
 )
