@@ -313,7 +313,7 @@ def quick():
 
 @pytest.mark.usefixtures('quick')
 @settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
