@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from .checkpoint.published import backbone_file
 from .models.archs import ARCHS, NAMES
 from .trial import (
     Trial,
+    build_backbone,
     build_model,
+    first_line,
     image_side,
     make_batch,
     outputs_of,
@@ -88,7 +91,7 @@ def read(config: str) -> Config:
     try:
         return Config.fromstring(f'_base_ = {base!r}', '.py')
     except Exception as error:  # of the file itself, too
-        raise SwapError(f'it cannot be read: {first_line(error)}') from error
+        raise SwapError(f'it cannot be read: {short_line(error)}') from error
 
 
 def try_model(cfg: Config) -> Trial:
@@ -98,7 +101,7 @@ def try_model(cfg: Config) -> Trial:
         trial = step(build_model(cfg), make_batch(cfg))
     except Exception as error:
         raise SwapError(
-            f'{cfg.model.type} does not run on it: {first_line(error)}. '
+            f'{cfg.model.type} does not run on it: {short_line(error)}. '
             'Nothing was written.'
         ) from error
     if not trial.is_finite:
@@ -160,11 +163,11 @@ def stock_outputs(cfg: Config) -> Outputs:
             f'{kind} has several branches, for which the rest of {model.type} is made'
         )
     try:
-        widths, strides = zip(*outputs_of(model.backbone, cfg.default_scope))
+        widths, strides = zip(*outputs_of(build_backbone(cfg), model.backbone))
     except Exception as error:
         raise SwapError(
             f'its own backbone, {kind}, does not run, and tells no widths: '
-            f'{first_line(error)}'
+            f'{short_line(error)}'
         ) from error
     if list(strides) != sorted(strides):
         raise SwapError(
@@ -195,12 +198,10 @@ def backbone_config(name: str, stock: Outputs) -> tuple[dict[str, Any], str]:
         )
     elif count < 4:
         note = f'The outputs at strides {", ".join(map(str, ours))}, as in the base.'
-    variant = NAMES[name]
-    file = f'crossformer{"pp" if "pp" in variant else ""}-{variant[-1].lower()}'
     config = dict(type=name, group_size=[7, 7, 7, 7], crs_interval=[8, 4, 2, 1])
     if count < 4:
         config['out_indices'] = tuple(indices)
-    checkpoint = f'pretrained/backbone-{file}.pth'
+    checkpoint = f'pretrained/{backbone_file(NAMES[name])}'
     config['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint)
     return config, note
 
@@ -341,7 +342,7 @@ def optimization(cfg: Config) -> Iterator[Change]:
         yield Change((*path, 'paramwise_cfg'), decay)
 
 
-def first_line(error: BaseException) -> str:
-    """Return the kind of an error and the first line of what it says."""
-    line = (str(error).strip() or '-').splitlines()[0]
-    return f'{type(error).__name__}: {textwrap.shorten(line, 200)}'
+def short_line(error: BaseException) -> str:
+    """Return the kind of an error and 200 letters of the first line that it says."""
+    line = first_line(error)
+    return textwrap.shorten(line, line.index(' ') + 201)

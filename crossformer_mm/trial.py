@@ -122,6 +122,22 @@ def set_size(cfg: Config, side: int) -> None:
 def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElement:
     """Make random boxes, their masks full, and a map of two classes."""
     from mmdet.structures import DetDataSample
+
+    objects = random_objects(height, width, classes)
+    shape = dict(img_shape=(height, width), ori_shape=(height, width))
+    shape |= dict(pad_shape=(height, width), scale_factor=(1.0, 1.0))
+    scores = torch.ones(OBJECTS)
+    return DetDataSample(
+        metainfo=dict(shape, flip=False, img_id=0),
+        gt_instances=objects,
+        ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)),
+        proposals=InstanceData(bboxes=objects.bboxes.clone(), scores=scores),
+        gt_sem_seg=PixelData(sem_seg=torch.randint(2, (1, height, width))),
+    )
+
+
+def random_objects(height: int, width: int, classes: int) -> InstanceData:
+    """Make random boxes, their masks full."""
     from mmdet.structures.mask import BitmapMasks
 
     corners = torch.rand(OBJECTS, 2) * 0.7
@@ -130,18 +146,10 @@ def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElem
     masks = np.zeros((OBJECTS, height, width), np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
         mask[top:bottom, left:right] = 1
-    shape = dict(img_shape=(height, width), ori_shape=(height, width))
-    shape |= dict(pad_shape=(height, width), scale_factor=(1.0, 1.0))
-    return DetDataSample(
-        metainfo=dict(shape, flip=False, img_id=0),
-        gt_instances=InstanceData(
-            bboxes=boxes,
-            labels=torch.randint(classes, (OBJECTS,)),
-            masks=BitmapMasks(masks, height, width),
-        ),
-        ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)),
-        proposals=InstanceData(bboxes=boxes.clone(), scores=torch.ones(OBJECTS)),
-        gt_sem_seg=PixelData(sem_seg=torch.randint(2, (1, height, width))),
+    return InstanceData(
+        bboxes=boxes,
+        labels=torch.randint(classes, (OBJECTS,)),
+        masks=BitmapMasks(masks, height, width),
     )
 
 
@@ -157,27 +165,37 @@ def segmentation_sample(height: int, width: int, classes: int = 150) -> BaseData
     )
 
 
-def outputs_of(backbone: dict[str, Any], scope: str) -> list[tuple[int, int]]:
-    """Build a backbone without weights and return width and stride of each output.
+def build_backbone(cfg: Config) -> nn.Module:
+    """Build the backbone of a config with random weights; no file is read."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return MODELS.build(without_pretrained(cfg.model.backbone))
+
+
+def outputs_of(network: nn.Module, config: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return width and stride of each output of a backbone built from a config.
 
     Raises:
         ValueError: If it does not return a sequence of maps.
     """
-    init_default_scope(scope)
-    network = MODELS.build(without_pretrained(backbone))
     network.eval()  # MMDetection's ResNet returns None here
-    side = backbone.get('img_size', SIDE)
+    side = config.get('img_size', SIDE)
     side = side if type(side) is int else side[0]
     with torch.no_grad():
         maps = network(torch.zeros(1, 3, side, side))
     if not isinstance(maps, (list, tuple)) or not all(map(is_map, maps)):
-        raise ValueError(f'{backbone["type"]} does not return a sequence of maps')
+        raise ValueError(f'{config["type"]} does not return a sequence of maps')
     return [(m.shape[1], round(side / m.shape[3])) for m in maps]
 
 
 def is_map(value: Any) -> bool:
     """Tell whether a value is a map of features, [B, C, H, W]."""
     return isinstance(value, Tensor) and value.ndim == 4
+
+
+def first_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    line = (str(error).strip() or '-').splitlines()[0]
+    return f'{type(error).__name__}: {line}'
 
 
 def find_keys(node: Any, wanted: str) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from .checkpoint.published import DRIVE_IDS, REPOSITORY
+from .checkpoint.published import DRIVE_IDS, REPOSITORY, backbone_file
 from .checkpoint.reader import CheckpointError, read_checkpoint
 from .checkpoint.recognize import full_name, recognize
 from .checkpoint.writer import sha256
@@ -138,7 +138,7 @@ def file_name(name: str) -> str:
     """Name a file as the configs do: a classifier is the start of a training."""
     if name not in DRIVE_IDS:
         return f'{name}.pth'
-    return f'backbone-crossformer-{name.lower()}.pth'
+    return backbone_file(name)
 
 
 def fetch(published: Published, path: Path) -> None:

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -22,6 +23,26 @@ def called(package):
     """Name a package as mim wants it: the OneDL forks by their distributions."""
     forks = {'mmdet': 'onedl-mmdetection', 'mmsegmentation': 'onedl-mmsegmentation'}
     return forks.get(package, package) if ONEDL else package
+
+
+def run_block(language, text, folder):
+    """Run a block of a page in a folder, as a user of this environment does."""
+    for package in ('mmdet', 'mmsegmentation'):
+        text = re.sub(
+            rf'(mim (?:train|test|run)) {package}\b', rf'\1 {called(package)}', text
+        )
+    command = [sys.executable, '-c'] if language == 'python' else ['bash', '-ec']
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    done = subprocess.run(
+        [*command, text],
+        cwd=folder,
+        env={**os.environ, 'PATH': path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, f'{text}\n{done.stdout}'
+    return done.stdout
 
 
 on_openmmlab = pytest.mark.skipif(ONEDL, reason='the OneDL forks differ: docs/onedl.md')

@@ -4,11 +4,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, called
+from tests.conftest import ROOT, run_block
 
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
@@ -84,22 +83,8 @@ def test_commands_run(page, tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     # The environment is the one that runs this.
     (tmp_path / '.venv').symlink_to(sys.prefix)
-    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     for mark, language, text in blocks(page):
         if mark.startswith('file '):
             (tmp_path / mark.split()[1]).write_text(text)
         elif mark == 'run':
-            text = text.replace('mim train mmdet', f'mim train {called("mmdet")}')
-            text = text.replace('mim test mmdet', f'mim test {called("mmdet")}')
-            command = (
-                [sys.executable, '-c'] if language == 'python' else ['bash', '-ec']
-            )
-            done = subprocess.run(
-                [*command, text],
-                cwd=tmp_path,
-                env={**os.environ, 'PATH': path},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            assert done.returncode == 0, f'{text}\n{done.stdout}'
+            run_block(language, text, tmp_path)

@@ -1,9 +1,7 @@
 """docs/own_data.md, command by command, on data of odd make."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import RUNNERS, DefaultScope
 
-from tests.conftest import ROOT, called, on_openmmlab
+from tests.conftest import ROOT, on_openmmlab, run_block
 from tests.odd_data import make_coco, make_labels
 
 MARK = re.compile(
@@ -29,7 +27,6 @@ BACKBONE = "'CrossFormer_T', [64, 128, 256, 512]"
 def half(tmp_path):
     """Run the commands of a half of the page in an empty folder, as a user does."""
     (tmp_path / 'tools').symlink_to(ROOT / 'tools')
-    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     _, detection, segmentation = re.split(
         '^## ', (ROOT / 'docs' / 'own_data.md').read_text(), flags=re.MULTILINE
     )
@@ -40,25 +37,10 @@ def half(tmp_path):
         blocks = MARK.findall(text)
         assert len(blocks) >= 4
         for language, block in blocks:
-            for package in ('mmdet', 'mmsegmentation'):
-                block = re.sub(
-                    rf'(mim (?:train|test|run)) {package}\b',
-                    rf'\1 {called(package)}',
-                    block,
-                )
-            command = ['bash', '-ec'] if language == 'sh' else [sys.executable, '-c']
-            done = subprocess.run(
-                [*command, block],
-                cwd=tmp_path,
-                env={**os.environ, 'PATH': path},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            assert done.returncode == 0, f'{block}\n{done.stdout}'
+            told = run_block(language, block, tmp_path)
             if '--copy' in block:
                 edit(tmp_path / config, **lines)
-        return done.stdout
+        return told
 
     return run
 

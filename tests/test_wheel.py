@@ -23,6 +23,7 @@ PARTS = (
     'onnx_operators',
     'run_files',
     'run_plots',
+    'trainings',
 )
 TOOLS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py'))
 COMMANDS = [name for name in TOOLS if name not in PARTS]

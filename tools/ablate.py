@@ -12,7 +12,6 @@ the end `ablation.md`, the table, and `ablation.png`, the plot. Needs `make env-
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attention_plots import save
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import RUNNERS, init_default_scope
 from model_cost import flop_counter
+from run_plots import save
 from tqdm import tqdm
+from trainings import Row, read_rows, write_rows
 
 import crossformer_mm.ablations  # noqa: F401 - registers the variants' parts
 from crossformer_mm import CrossFormer
@@ -51,8 +51,7 @@ MINI = dict(
 )
 BATCH = 4  # images, for the throughput
 REPEATS = 5
-
-Row = dict[str, Any]
+FIELDS = ['variant', 'seed', 'top1']
 
 
 def main() -> None:
@@ -60,14 +59,14 @@ def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / 'ablation.csv'
-    rows = read(path)
+    rows = read_rows(path)
     done = {(row['variant'], int(row['seed'])) for row in rows}
     runs = [(name, seed) for seed in range(args.seeds) for name in VARIANTS]
     for name, seed in tqdm(runs, 'training', unit='run'):
         if (name, seed) not in done:
             accuracy = train(name, seed, args)
             rows.append(dict(variant=name, seed=seed, top1=accuracy))
-            write(path, rows)
+            write_rows(path, FIELDS, rows)
     costs = {name: cost(variant) for name, variant in VARIANTS.items()}
     rates = throughput()
     accuracies = {
@@ -189,24 +188,6 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the standard deviation, 0 of a single value."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return statistics.mean(values), deviation
-
-
-def read(path: Path) -> list[Row]:
-    """Read the trainings of an earlier run."""
-    if not path.exists():
-        return []
-    with path.open(newline='') as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, rows: list[Row]) -> None:
-    """Write all trainings, whole or not at all."""
-    part = path.with_suffix('.part')
-    with part.open('w', newline='') as file:
-        writer = csv.DictWriter(file, ['variant', 'seed', 'top1'])
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
 
 
 if __name__ == '__main__':

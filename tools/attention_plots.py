@@ -1,7 +1,6 @@
 """Pictures of a CrossFormer's attention, one for each question."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -165,14 +164,6 @@ def describe(record: AttentionRecord) -> str:
     if interval == 1:
         return f'short-distance attention, {rows} x {cols} neighbours'
     return f'long-distance attention, {rows} x {cols} tokens, {interval} apart'
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a picture, whole or not at all, in place of an older one."""
-    part = path.with_suffix('.part.png')
-    figure.savefig(part)
-    part.replace(path)
-    return path
 
 
 def _panels(image: np.ndarray, count: int, width: float) -> tuple[Figure, list[Axes]]:

@@ -14,7 +14,6 @@ images, truth beside prediction, lie in `runs/*/*/vis_data/vis_image`.
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from mmengine.runner import Runner
 from run_files import fail
 from run_plots import DASHES, curve_axes, legend_below, palette, save
 from tqdm import tqdm
+from trainings import Row, read_rows, write_rows
 
 # Each backbone and the channels of its outputs.
 BACKBONES: dict[str, tuple[dict[str, Any], list[int]]] = {
@@ -61,8 +61,6 @@ BACKBONES: dict[str, tuple[dict[str, Any], list[int]]] = {
 }
 METRICS = {'mmdet': ('coco/bbox_mAP', 100), 'mmseg': ('mIoU', 1)}  # name, to percent
 FIELDS = ['backbone', 'seed', 'parameters', 'iteration', 'seconds', 'result']
-
-Row = dict[str, Any]
 
 
 class Stopwatch(Hook):
@@ -97,13 +95,13 @@ def main() -> None:
         fail(f'{args.config} is missing')
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / 'comparison.csv'
-    rows = read(path)
+    rows = read_rows(path)
     done = {(row['backbone'], int(row['seed'])) for row in rows}
     runs = [(name, seed) for seed in range(args.seeds) for name in args.backbones]
     for name, seed in tqdm(runs, 'training', unit='run'):
         if (name, seed) not in done:
             rows += train(name, seed, args)
-            write(path, rows)
+            write_rows(path, FIELDS, rows)
     metric, _ = METRICS[Config.fromfile(args.config).default_scope]
     told = table(rows, metric)
     (args.out / 'comparison.md').write_text(told)
@@ -160,24 +158,6 @@ def train(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
         runner.train()
     size = sum(p.numel() for p in runner.model.parameters()) / 1e6
     return [dict(backbone=name, seed=seed, parameters=size, **n) for n in watch.notes]
-
-
-def read(path: Path) -> list[Row]:
-    """Read the trainings of an earlier run."""
-    if not path.exists():
-        return []
-    with path.open(newline='') as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, rows: list[Row]) -> None:
-    """Write all trainings, whole or not at all."""
-    part = path.with_suffix('.part')
-    with part.open('w', newline='') as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
 
 
 def curves(rows: list[Row], name: str) -> dict[str, np.ndarray]:

@@ -10,13 +10,13 @@ of the image that each class covers, and beside it the label map, NAME.png.
 
 import argparse
 import json
-import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import cv2
 import numpy as np
 from mmengine.config import Config
+from run_files import fail
 from torch import nn
 from tqdm import tqdm
 
@@ -158,11 +158,6 @@ def shares(labels: np.ndarray, classes: Any) -> dict[str, float]:
     counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
     order = np.argsort(-counts, kind='stable')
     return {classes[i]: round(float(counts[i]), 6) for i in order if counts[i]}
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line on stderr."""
-    sys.exit(f'demo: {message}')
 
 
 if __name__ == '__main__':

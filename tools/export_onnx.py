@@ -12,10 +12,9 @@ ONNX Runtime beside PyTorch at the end, unless --no-check is given.
 import argparse
 import importlib
 import json
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any
 from unittest import mock
 
 import onnx_operators
@@ -25,6 +24,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_state_dict
 from onnx_agreement import SIZES, compare, open_session
 from onnx_networks import NotCovered, Segmentor, whole_network
+from run_files import fail
 from torch import nn
 from torch.export import Dim
 
@@ -161,11 +161,6 @@ def export(network: nn.Module) -> Any:
         custom_translation_table=onnx_operators.TRANSLATIONS,
         verbose=False,
     )
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line on stderr."""
-    sys.exit(f'export_onnx: {message}')
 
 
 if __name__ == '__main__':

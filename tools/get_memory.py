@@ -13,15 +13,15 @@ network was built.
 import resource
 import time
 
-import numpy as np
 import psutil
 import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
-from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from mmengine.structures import BaseDataElement
 from model_cost import cost_parser, load_config
 
-OBJECTS = 8  # per image; COCO has 7.3 on average
+from crossformer_mm.trial import random_objects, segmentation_sample
+
 GIGABYTE = 1024**3
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     for _ in range(2):
         start = time.perf_counter()
         images = torch.randint(256, (args.batch, 3, *args.shape), dtype=torch.uint8)
-        samples = [make_sample(*args.shape) for _ in images]
+        samples = [make_sample(*args.shape, classes=1) for _ in images]
         model.train_step(dict(inputs=list(images), data_samples=samples), optimizer)
         if device == 'cuda':
             torch.cuda.synchronize()
@@ -62,35 +62,14 @@ def main() -> None:
     )
 
 
-def detection_sample(height: int, width: int) -> BaseDataElement:
+def detection_sample(height: int, width: int, classes: int) -> BaseDataElement:
     """Make random boxes, their masks full."""
     from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
 
-    corners = torch.rand(OBJECTS, 2) * 0.7
-    boxes = torch.cat([corners, corners + 0.05 + torch.rand(OBJECTS, 2) * 0.25], 1)
-    boxes *= torch.tensor([width, height] * 2)
-    masks = np.zeros((OBJECTS, height, width), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
-        mask[top:bottom, left:right] = 1
     shape = dict(img_shape=(height, width), ori_shape=(height, width))
     return DetDataSample(
         metainfo=dict(shape, scale_factor=(1.0, 1.0)),
-        gt_instances=InstanceData(
-            bboxes=boxes,
-            labels=torch.zeros(OBJECTS, dtype=torch.long),
-            masks=BitmapMasks(masks, height, width),
-        ),
-    )
-
-
-def segmentation_sample(height: int, width: int) -> BaseDataElement:
-    """Label all pixels with the first class."""
-    from mmseg.structures import SegDataSample
-
-    labels = torch.zeros(1, height, width, dtype=torch.long)
-    return SegDataSample(
-        metainfo=dict(img_shape=(height, width)), gt_sem_seg=PixelData(data=labels)
+        gt_instances=random_objects(height, width, classes),
     )
 
 

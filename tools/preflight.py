@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -19,6 +20,7 @@ from mmengine.logging import MMLogger
 
 import crossformer_mm  # noqa: F401 - registers the backbones
 from crossformer_mm.preflight import CHECKS
+from crossformer_mm.trial import first_line
 
 
 def main() -> int:
@@ -40,8 +42,7 @@ def main() -> int:
         cfg = Config.fromfile(args.config)
         cfg.merge_from_dict(args.cfg_options or {})
     except Exception as error:
-        line = (str(error).strip() or '-').splitlines()[0]
-        sys.exit(f'preflight: {args.config}: {type(error).__name__}: {line}')
+        sys.exit(f'preflight: {args.config}: {first_line(error)}')
     for key in ('model', 'train_dataloader', 'train_cfg'):
         if not cfg.get(key):
             sys.exit(f'preflight: {args.config} has no {key}: it trains nothing')
@@ -49,14 +50,9 @@ def main() -> int:
         cfg.processes = args.processes
     failed = False
     for check in CHECKS:
-        out = sys.stdout
-        with open(os.devnull, 'w') as silence:
-            # pycocotools and the metrics print what they do.
-            sys.stdout = silence
-            try:
-                findings = list(check(cfg))
-            finally:
-                sys.stdout = out
+        # pycocotools and the metrics print what they do.
+        with open(os.devnull, 'w') as silence, redirect_stdout(silence):
+            findings = list(check(cfg))
         for finding in findings:
             print(finding, flush=True)
             failed |= finding.verdict == 'FAIL'

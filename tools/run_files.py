@@ -1,4 +1,4 @@
-"""What the tools that draw a run share: its arguments and what MMEngine wrote."""
+"""What tools share: the arguments of a run, what MMEngine wrote of it, and failing."""
 
 import argparse
 import json

@@ -27,7 +27,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from crossformer_mm.swap import SwapError, first_line, read, swap
+from crossformer_mm.swap import SwapError, read, short_line, swap
 from crossformer_mm.trial import (
     build_model,
     image_side,
@@ -147,7 +147,7 @@ def run(
     except SwapError as error:
         row['reason'] = str(error)
     except Exception as error:
-        row['reason'] = f'predict: {first_line(error)}'
+        row['reason'] = f'predict: {short_line(error)}'
     if 'reason' in row or not row.get('gradients'):
         row['stock'] = stock(row['config'])
     queue.put(row)
@@ -162,7 +162,7 @@ def stock(config: str) -> str:
         trial = step(model, make_batch(cfg))
         predict(model, make_batch(cfg, 1))
     except Exception as error:
-        return first_line(error)
+        return short_line(error)
     without = len(trial.without_gradient)
     return f'{without} without a gradient' if without else 'works'
 

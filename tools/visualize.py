@@ -17,9 +17,7 @@ loads. Attention is taken by hooks: the network runs as it always does.
 """
 
 import argparse
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -31,10 +29,11 @@ from attention_plots import (
     plot_features,
     plot_groups,
     plot_position_bias,
-    save,
 )
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS
+from run_files import fail
+from run_plots import save
 from torch import Tensor
 
 from crossformer_mm import CrossFormer
@@ -197,11 +196,6 @@ def find_block(records: list[list], stage: int, block: int | None) -> tuple[int,
     if block > blocks:
         fail(f'--block {block}: stage {stage} has {blocks} blocks')
     return stage - 1, block - 1
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line on stderr."""
-    sys.exit(f'visualize: {message}')
 
 
 if __name__ == '__main__':

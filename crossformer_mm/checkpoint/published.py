@@ -13,6 +13,16 @@ DRIVE_IDS = {
 }
 
 
+def backbone_file(arch: str) -> str:
+    """Return the name under which configs look for a pretrained classifier.
+
+    Args:
+        arch (str): A key of ``archs.ARCHS``.
+    """
+    generation = 'pp' if arch.startswith('pp') else ''
+    return f'backbone-crossformer{generation}-{arch[-1].lower()}.pth'
+
+
 def where_published(arch: str | None) -> str:
     """Tell where the published classifier is.
 

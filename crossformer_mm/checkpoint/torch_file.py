@@ -48,14 +48,13 @@ def read_zip(
     """
     with path.open('rb') as file:
         archive = Archive(file, size)
-        (name,) = archive.pickles
-        folder = name.removesuffix('data.pkl')
+        folder = archive.pickle.removesuffix('data.pkl')
         code = f'{folder}constants.pkl' in archive.entries
         demand(not code, 'it is a TorchScript archive, a program rather than weights')
         if f'{folder}byteorder' in archive.entries:
             little = bytes(archive.read(f'{folder}byteorder').numpy()) == b'little'
             demand(little, 'its numbers have the byte order of another machine')
-        pickled = io.BytesIO(archive.read(name).numpy())
+        pickled = io.BytesIO(archive.read(archive.pickle).numpy())
         archive.check()
         storages: dict[str, Storage] = {}
 
@@ -105,8 +104,9 @@ class Archive:
         # Entries that share their bytes would be read again and again.
         total = sum(info.file_size for info in infos)
         demand(total <= size, 'entries of its zip overlap')
-        self.pickles = [name for name in self.entries if name.endswith('/data.pkl')]
-        demand(len(self.pickles) == 1, 'it is a zip, but not of torch.save')
+        pickles = [name for name in self.entries if name.endswith('/data.pkl')]
+        demand(len(pickles) == 1, 'it is a zip, but not of torch.save')
+        self.pickle = pickles[0]
 
     def read(self, name: str) -> Tensor:
         """Read the bytes of an entry; whether they are right, `check` says later."""
@@ -121,7 +121,7 @@ class Archive:
         return self.contents[name]
 
     def check(self) -> None:
-        """Compare the checksums of what has been read, which torch does not.
+        """Compare the checksums of what was read since the last call.
 
         Raises:
             Damaged: If one is another than that in the zip.
@@ -132,6 +132,7 @@ class Archive:
         for name, checksum in zip(self.contents, checksums):
             if checksum != self.entries[name].CRC:
                 raise Damaged(f'is damaged in {shown(name)}: get it again.')
+        self.contents.clear()
 
 
 def read_old(

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
-from .state import is_compiling, needs_plain_operations
+from .state import is_compiling, needs_plain_operations, on_device
 
 # Scores in a block, and numbers in a slab of a map: on a CPU they have to fit the
 # cache, on a GPU to keep it busy. The bias of some heads at a time is held to eight
@@ -200,7 +200,7 @@ def _slab_forward(
     q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
     bias = q.new_zeros(1, 1, 1) if bias is None else bias.to(q.dtype)
     # With padding, each group has a mask of its own, as large as its scores.
-    step = len(q) if padding is None else _block_scores(q) // bias.numel()
+    step = len(q) if padding is None else on_device(BLOCK_SCORES, q) // bias.numel()
     out = q.new_empty(len(q), q.shape[2], heads, dim)
     for g in _slices(len(q), step):
         mask = bias[None] if padding is None else _hide(bias[None], padding[g])
@@ -254,7 +254,8 @@ def _slab_backward(
     bias = None if bias is None else bias.to(dtype)
     grad_bias = None if bias is None else torch.zeros_like(bias)
     grad_qkv = q.new_empty(len(q), q.shape[2], 3, heads, dim)
-    step = _block_scores(q) // q[:1, :, :BLOCK_QUERIES, 0].numel() // q.shape[2]
+    queries = q[:1, :, :BLOCK_QUERIES, 0].numel()
+    step = on_device(BLOCK_SCORES, q) // queries // q.shape[2]
     for g in _slices(len(q), step):
         q_, k_, v_, grad_ = (m[g].to(dtype).contiguous() for m in (q, k, v, grad))
         q_ = q_ * scale
@@ -307,18 +308,14 @@ def _hide(scores: Tensor, padding: Tensor) -> Tensor:
 def _slabs(parts: Tensor, grouping: Grouping) -> Iterator[tuple[slice, slice]]:
     """Cut a map ``[B, H, W, 3, h, d]`` into slabs: rows of whole windows, and heads."""
     window = grouping.rows * grouping.interval
-    limit = SLAB_NUMBERS.get(parts.device.type, SLAB_NUMBERS['cuda'])
+    limit = on_device(SLAB_NUMBERS, parts)
     step = window * max(1, limit // (window * parts[:, 0].numel()))
-    biases = 8 * _block_scores(parts) // (grouping.rows * grouping.cols) ** 2
+    biases = 8 * on_device(BLOCK_SCORES, parts) // (grouping.rows * grouping.cols) ** 2
     for rows in _slices(parts.shape[1], step):
         for h in _slices(
             parts.shape[4], min(biases, limit // parts[:, rows, :, :, 0].numel())
         ):
             yield rows, h
-
-
-def _block_scores(x: Tensor) -> int:
-    return BLOCK_SCORES.get(x.device.type, BLOCK_SCORES['cuda'])  # any accelerator's
 
 
 def _slices(end: int, step: int) -> Iterator[slice]:

@@ -1,6 +1,7 @@
-"""What PyTorch is doing with the operations that run."""
+"""What PyTorch is doing with the operations that run, and on which device."""
 
 import torch
+from torch import Tensor
 
 
 def is_compiling() -> bool:
@@ -23,3 +24,8 @@ def needs_plain_operations() -> bool:
     # Neither has a public way to ask.
     transforms = torch._C._functorch.peek_interpreter_stack()
     return transforms is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def on_device(limits: dict[str, int], x: Tensor) -> int:
+    """Return the limit for a tensor's device; other accelerators have CUDA's."""
+    return limits.get(x.device.type, limits['cuda'])

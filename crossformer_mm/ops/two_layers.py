@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .state import is_compiling, needs_plain_operations
+from .state import is_compiling, needs_plain_operations, on_device
 
 # Numbers in a piece: on a CPU they have to fit the cache, on a GPU to keep it busy.
 PIECE_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
@@ -34,7 +34,7 @@ def two_layers(
     # The compiler chooses by itself what it recomputes; a meta tensor takes no memory.
     if is_compiling() or needs_plain_operations() or x.is_meta:
         return second(first(x))
-    limit = PIECE_NUMBERS.get(x.device.type, PIECE_NUMBERS['cuda'])
+    limit = on_device(PIECE_NUMBERS, x)
     pieces = []
     for piece in x.flatten(0, -2).split(max(1, limit // hidden_dim)):
         hidden = first(piece)

@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..engine.checks import type_name
-from .datasets import classes_of, data_sets, has_label_maps
+from .datasets import classes_of, data_sets, has_label_maps, listed
 from .finding import Finding
 
 # Heads whose number of classes is not the data's: of proposals, or of 'things' alone.
@@ -98,15 +98,13 @@ def check_ignored(cfg: Config) -> Iterator[Finding]:
     first = splits[0].config.get('ignore_index', IGNORE)
     values = {f'{s.name} data': s.config.get('ignore_index', IGNORE) for s in splits}
     for key in ('decode_head', 'auxiliary_head'):
-        heads = cfg.model.get(key) or []
-        for head in heads if isinstance(heads, list) else [heads]:
+        for head in listed(cfg.model.get(key)):
             values[f'model.{key}'] = head.get('ignore_index', IGNORE)
     preprocessor = cfg.model.get('data_preprocessor') or {}
     if 'seg_pad_val' in preprocessor:
         values['data_preprocessor.seg_pad_val'] = preprocessor.seg_pad_val
     for name in ('val_evaluator', 'test_evaluator'):
-        metrics = cfg.get(name) or []
-        for metric in metrics if isinstance(metrics, list) else [metrics]:
+        for metric in listed(cfg.get(name)):
             if type_name(metric) == 'IoUMetric':
                 values[name] = metric.get('ignore_index', IGNORE)
     wrong = {name: value for name, value in values.items() if value != first}

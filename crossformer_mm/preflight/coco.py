@@ -19,6 +19,7 @@ from .datasets import (
     data_sets,
     image_folder,
     is_coco,
+    listed,
     read_json,
     sample,
 )
@@ -35,7 +36,7 @@ def check_annotations(cfg: Config) -> Iterator[Finding]:
         if not is_coco(split.kind) or not path.is_file() or path in done:
             continue
         done[path] = split
-        found = list(check_file(split, wants_masks(cfg, split)))
+        found = list(check_file(split, wants_masks(split)))
         yield from found
         if any(finding.verdict == 'FAIL' for finding in found):
             continue
@@ -52,7 +53,7 @@ def check_annotations(cfg: Config) -> Iterator[Finding]:
     yield from check_metric(cfg)
 
 
-def wants_masks(cfg: Config, split: Split) -> bool:
+def wants_masks(split: Split) -> bool:
     """Tell whether a split's pipeline loads masks."""
     return any(step.get('with_mask') for step in split.config.get('pipeline', ()))
 
@@ -213,12 +214,11 @@ def check_metric(cfg: Config) -> Iterator[Finding]:
     """Whether the metric reads the annotations of the data that it judges."""
     for name in ('val', 'test'):
         split = next(data_sets(cfg, name), None)
-        metrics = cfg.get(f'{name}_evaluator') or []
-        for metric in metrics if isinstance(metrics, list) else [metrics]:
+        for metric in listed(cfg.get(f'{name}_evaluator')):
             if type_name(metric) != 'CocoMetric' or split is None:
                 continue
             given = metric.get('ann_file')
-            if given and annotation_file(split).resolve() != resolved(given):
+            if given and annotation_file(split).resolve() != Path(given).resolve():
                 found = f'{name}_evaluator.ann_file is {given}'
                 mend = f'the data set has {annotation_file(split)}'
                 yield Finding('FAIL', f'{name} metric', found, mend)
@@ -227,11 +227,6 @@ def check_metric(cfg: Config) -> Iterator[Finding]:
                 mend = "metric='bbox', or a model with masks"
                 found = "'segm' is measured, the model makes no masks"
                 yield Finding('FAIL', f'{name} metric', found, mend)
-
-
-def resolved(path: str) -> Path:
-    """Return a path as it is compared."""
-    return Path(path).resolve()
 
 
 def has_masks(model: Any) -> bool:

@@ -1,7 +1,6 @@
 """The data sets of a config, and small ones of a few of their images."""
 
 import json
-import os.path as osp
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -62,16 +61,20 @@ def classes_of(split: Split) -> tuple[str, ...]:
 
 def annotation_file(split: Split) -> Path:
     """Return the path of the annotation file."""
-    root, name = split.config.get('data_root') or '', split.config.get('ann_file', '')
-    return Path(name if osp.isabs(name) else osp.join(root, name))
+    return Path(split.config.get('data_root') or '', split.config.get('ann_file', ''))
 
 
 def image_folder(split: Split) -> Path:
     """Return the folder of the images."""
     prefix = split.config.get('data_prefix') or {}
     name = prefix if isinstance(prefix, str) else prefix.get('img', '')
-    root = split.config.get('data_root') or ''
-    return Path(name if osp.isabs(name) else osp.join(root, name))
+    return Path(split.config.get('data_root') or '', name)
+
+
+def listed(entry: Any) -> list[Any]:
+    """Return the configs of heads, metrics or the like, which may be one or several."""
+    entry = entry or []
+    return entry if isinstance(entry, list) else [entry]
 
 
 @cache

@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from ..models import CrossFormer
-from ..trial import build_model, find_keys, predict, set_size, step
-from .datasets import Split, annotation_file, data_sets, is_coco, small_coco
+from ..trial import build_model, find_keys, first_line, predict, set_size, step
+from .datasets import Split, annotation_file, data_sets, is_coco, listed, small_coco
 from .finding import Finding
 from .network import check_strides
 
@@ -50,8 +50,7 @@ def check_step(cfg: Config) -> Iterator[Finding]:
 
 def failed(part: str, error: Exception, mend: str) -> Finding:
     """Return the finding of an error."""
-    line = (str(error).strip() or '-').splitlines()[0]
-    return Finding('FAIL', part, f'{type(error).__name__}: {line}', mend)
+    return Finding('FAIL', part, first_line(error), mend)
 
 
 def small_set(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
@@ -177,8 +176,7 @@ def evaluate(cfg: Config, model: nn.Module, folder: Path) -> Iterator[Finding]:
             return
         batch = pseudo_collate([dataset[0]])
         results = predict(model, batch)
-        metrics = cfg.val_evaluator
-        metrics = metrics if isinstance(metrics, list) else [metrics]
+        metrics = listed(cfg.val_evaluator)
         split = Split('val', config, None)
         for metric in metrics:
             if 'ann_file' in metric:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from ..checkpoint import CheckpointError, PretrainedBackbone
@@ -14,7 +13,8 @@ from ..engine.checks import is_missing
 from ..models import CrossFormer
 from ..models.init_cfg import as_list, is_pretrained
 from ..swap import normalized
-from ..trial import image_side, outputs_of, without_pretrained
+from ..trial import build_backbone, image_side, outputs_of
+from .datasets import listed
 from .finding import Finding
 
 
@@ -24,10 +24,9 @@ def check_network(cfg: Config) -> Iterator[Finding]:
     if not backbone:
         yield Finding('note', 'backbone', f'{cfg.model.type} has none of its own')
         return
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
-        network = MODELS.build(without_pretrained(backbone))
-        outputs = outputs_of(backbone, cfg.default_scope)
+        network = build_backbone(cfg)
+        outputs = outputs_of(network, backbone)
     except Exception as error:
         found = f'{backbone.type}: {type(error).__name__}: {error}'
         yield Finding(
@@ -98,8 +97,7 @@ def check_widths(cfg: Config, widths: list[int]) -> Iterator[Finding]:
     else:
         parts = {}
         for key in ('decode_head', 'auxiliary_head'):
-            heads = cfg.model.get(key) or []
-            for head in heads if isinstance(heads, list) else [heads]:
+            for head in listed(cfg.model.get(key)):
                 parts[f'model.{key}'] = head
     for name, part in parts.items():
         given, index = part.get('in_channels'), part.get('in_index')

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..engine.checks import type_name
-from .datasets import annotation_file, classes_of, data_sets, is_coco, read_json
+from .datasets import annotation_file, classes_of, data_sets, is_coco, listed, read_json
 from .finding import Finding
 
 ADAM_LIMIT = 2e-3  # above it Adam diverges on nearly any backbone
@@ -112,8 +112,7 @@ def check_schedulers(
     cfg: Config, total: int, epochs: float, an_epoch: int
 ) -> Iterator[Finding]:
     """Whether warm-up and milestones lie within the training."""
-    schedulers = cfg.get('param_scheduler') or []
-    for entry in schedulers if isinstance(schedulers, list) else [schedulers]:
+    for entry in listed(cfg.get('param_scheduler')):
         in_epochs = entry.get('by_epoch', True)
         length = epochs if in_epochs else total
         unit = 'epochs' if in_epochs else 'iterations'
