@@ -76,6 +76,7 @@ data/mini_ade20k: | env
 	@echo 'Drawing a small data set: 20 s'
 	@$(BIN)/python tools/make_mini_ade20k.py $@
 
-lint: $(VENV)/tests  ## ruff, as pre-commit runs it
+lint: $(VENV)/tests  ## ruff, as pre-commit runs it, and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy

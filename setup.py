@@ -16,7 +16,10 @@ setup(
     packages=find_packages(include=['crossformer_mm*']),
     # Links to configs/, tools/ and what these read, where `mim run` looks for them.
     package_data={
-        'crossformer_mm': [f'.mim/**/*.{kind}' for kind in ('py', 'yml', 'txt', 'html')]
+        'crossformer_mm': [
+            'py.typed',
+            *(f'.mim/**/*.{kind}' for kind in ('py', 'yml', 'txt', 'html')),
+        ]
     },
     entry_points={
         'console_scripts': [
