@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmengine.runner.loops import BaseLoop
 from torch import nn
 
-from ..checkpoint.fit import check_loaded
+from ..checkpoint import check_loaded
 from ..ops import accelerate_cpu, is_faster_accelerated
 from .checks import check_data, check_masks, settle_pretrained
 from .resume import find_start, warn_if_finished

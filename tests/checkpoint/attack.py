@@ -32,7 +32,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 
-from crossformer_mm.checkpoint.pretrained import PretrainedBackbone
+from crossformer_mm.checkpoint.load import PretrainedBackbone
 from crossformer_mm.checkpoint.reader import CheckpointError
 from crossformer_mm.models.archs import ARCHS
 from tests.checkpoint.corpus import CASES

@@ -16,11 +16,10 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from crossformer_mm.checkpoint.convert import convert
-from crossformer_mm.checkpoint.pretrained import PretrainedBackbone
+from crossformer_mm.checkpoint.convert import convert, write_checkpoint
+from crossformer_mm.checkpoint.load import PretrainedBackbone
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from crossformer_mm.checkpoint.recognize import recognize
-from crossformer_mm.checkpoint.writer import write_checkpoint
 from tests.checkpoint import honest, kinds
 
 CASES = int(os.environ.get('CROSSFORMER_FUZZ', 100))

@@ -13,7 +13,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from crossformer_mm.checkpoint.mmengine_loader import trusted_by_the_user
+from crossformer_mm.checkpoint.load import trusted_by_the_user
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from tests.checkpoint import kinds
 from tests.checkpoint.test_reader import hostile_objects, save

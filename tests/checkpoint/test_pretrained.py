@@ -8,7 +8,7 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from safetensors.torch import save_file
 
-from crossformer_mm.checkpoint import CheckpointError, pretrained
+from crossformer_mm.checkpoint import CheckpointError, load
 from tests.checkpoint import kinds
 
 
@@ -22,7 +22,7 @@ def log(monkeypatch):
     """Collect what the training's log is told: level and message."""
     lines = []
     monkeypatch.setattr(
-        pretrained, 'print_log', lambda text, _, level: lines.append((level, text))
+        load, 'print_log', lambda text, _, level: lines.append((level, text))
     )
     return lines
 

@@ -9,9 +9,8 @@ import signal
 import pytest
 import torch
 
-from crossformer_mm.checkpoint.convert import RECORD
+from crossformer_mm.checkpoint.convert import RECORD, sha256, write_checkpoint
 from crossformer_mm.checkpoint.reader import CheckpointError
-from crossformer_mm.checkpoint.writer import sha256, write_checkpoint
 
 CONTENT = {
     'meta': {RECORD: {'variant': 'S'}},
