@@ -1,6 +1,5 @@
 """A network's weights in the form that another program reads, and the new file."""
 
-import errno
 import hashlib
 import os
 import secrets
@@ -33,8 +32,6 @@ RECORD = 'crossformer_mm'  # key of 'meta': where the weights come from
 LARGEST_LIST = 100_000  # numbers of an array in 'meta'
 TARGETS = ('backbone', 'classifier', 'detector', 'segmentor', 'original')
 SUFFIXES = ('.pth', '.safetensors')
-# What a file system without hard links says, such as exFAT or some of the network.
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, Any]:
@@ -225,10 +222,8 @@ def _rename(part: Path, path: Path) -> None:
         os.link(part, path)
     except FileExistsError:
         raise
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        # A name that is taken is nobody else's.
+    except OSError:
+        # A file system without hard links, such as exFAT: take the name first.
         path.touch(exist_ok=False)
         os.replace(part, path)
 

@@ -99,25 +99,16 @@ def rebuild_tensor(
     return tensor.requires_grad_(requires_grad is True and tensor.is_floating_point())
 
 
-def rebuild_tensor_v3(
-    storage: Storage,
-    offset: int,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    requires_grad: bool,
-    hooks: Any,
-    dtype: torch.dtype,
-    metadata: Any = None,
-) -> Tensor:
+def rebuild_tensor_v3(storage: Storage, *args: Any) -> Tensor:
     """Make a tensor of a dtype that has no storage class, such as float8."""
+    *layout, dtype = args[:6]
     demand(
         type(storage) is Storage
         and str(dtype).startswith(('torch.float8', 'torch.uint')),
         'a tensor has a dtype that does not belong to its storage',
     )
     numel = storage.memory.nbytes() // dtype.itemsize
-    storage = Storage(storage.memory, dtype, numel)
-    return rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata)
+    return rebuild_tensor(Storage(storage.memory, dtype, numel), *layout, *args[6:])
 
 
 def rebuild_parameter(
@@ -132,14 +123,10 @@ def rebuild_from_type(
     function: Name, kind: Any, args: tuple[Any, ...], state: Any
 ) -> Tensor:
     """Make a tensor that had attributes, without them."""
-    demand(
-        type(function) is Name
-        and function.call is not None
-        and function.path.startswith('torch._utils._rebuild_'),
-        'a tensor is made by a function that makes none',
-    )
-    assert function.call is not None
-    return function.call(*args)
+    call = function.call if type(function) is Name else None
+    if call not in (rebuild_tensor, rebuild_tensor_v3, rebuild_parameter):
+        raise UnpicklingError('a tensor is made by a function that makes none')
+    return call(*args)
 
 
 # NumPy
@@ -221,11 +208,6 @@ def get_statistic(owner: Name, name: str) -> Callable:
     return getattr(HistoryBuffer, name)
 
 
-def make_history() -> HistoryBuffer:
-    """Make an empty log; `set_history` fills it."""
-    return HistoryBuffer()
-
-
 def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
     """Fill a log; its statistics, which all logs share, stay as they are."""
     demand(type(state) is dict, 'a HistoryBuffer has no state')
@@ -256,41 +238,20 @@ def encode(text: str, coding: str) -> bytes:
     return text.encode('latin1')
 
 
-def make_bytes() -> bytes:
-    """Make empty bytes, which older pickles save as a call."""
-    return b''
+def taking(call: Callable, *kinds: type) -> Callable:
+    """Let a function be called with arguments of these types only."""
 
+    def checked(*args: Any) -> Any:
+        demand(all(type(a) in kinds for a in args), f'it calls {call} with odd values')
+        return call(*args)
 
-def make_bytearray(raw: bytes = b'') -> bytearray:
-    """Make a bytearray of bytes; of a number n, it would be n bytes long."""
-    demand(type(raw) is bytes, 'a bytearray is not made of bytes')
-    return bytearray(raw)
-
-
-def make_counter(counts: dict[Any, int]) -> Counter:
-    """Make a Counter of a dict."""
-    demand(type(counts) is dict, 'a Counter is not made of a dict')
-    return Counter(counts)
+    return checked
 
 
 def make_set(items: list[Any]) -> set:
     """Make a set of a list."""
     demand(type(items) is list and all(map(is_key, items)), 'it has an odd set')
     return set(items)
-
-
-def make_ordered_dict(items: list[list[Any]] | None = None) -> OrderedDict:
-    """Make an OrderedDict; Python 2 saved it with a list of pairs."""
-    pairs = items or []
-    demand(
-        type(pairs) is list
-        and all(type(pair) is list and len(pair) == 2 for pair in pairs)
-        and all(is_key(key) for key, _ in pairs),
-        'it has an odd OrderedDict',
-    )
-    made: OrderedDict = OrderedDict(pairs)
-    demand(len(made) == len(pairs), 'it has a key twice')
-    return made
 
 
 def set_metadata(weights: Any, state: dict[str, Any]) -> None:
@@ -302,12 +263,6 @@ def set_metadata(weights: Any, state: dict[str, Any]) -> None:
         for module, version in versions.items()
     ):
         weights._metadata = versions
-
-
-def make_slice(*bounds: int | None) -> slice:
-    """Make a slice of numbers."""
-    demand(all(type(b) in (int, type(None)) for b in bounds), 'it has an odd slice')
-    return slice(*bounds)
 
 
 def is_key(value: Any, in_tuple: bool = False) -> bool:
@@ -330,7 +285,7 @@ CALLS: dict[str, Callable | None] = {
     'torch.Tensor': None,
     'torch.nn.parameter.Parameter': None,
     'torch.Size': torch.Size,
-    'torch.device': torch.device,
+    'torch.device': taking(torch.device, str, int),
     'numpy.dtype': make_dtype,
     'numpy.ndarray': None,
     # NumPy 2 moved these two.
@@ -338,27 +293,27 @@ CALLS: dict[str, Callable | None] = {
     'numpy._core.multiarray._reconstruct': make_array,
     'numpy.core.multiarray.scalar': make_scalar,
     'numpy._core.multiarray.scalar': make_scalar,
-    HISTORY: make_history,
+    HISTORY: taking(HistoryBuffer),
     'builtins.getattr': get_statistic,
     # What hooks add, to say when and where.
     'datetime.datetime': datetime.datetime,
     'datetime.date': datetime.date,
     'datetime.timedelta': datetime.timedelta,
     'datetime.timezone': datetime.timezone,
-    'pathlib.PosixPath': PurePosixPath,
-    'pathlib.PurePosixPath': PurePosixPath,
-    'pathlib._local.PosixPath': PurePosixPath,  # Python 3.13
-    'pathlib.WindowsPath': PureWindowsPath,
-    'builtins.bytes': make_bytes,
-    'builtins.bytearray': make_bytearray,
-    'builtins.complex': complex,
+    'pathlib.PosixPath': taking(PurePosixPath, str),
+    'pathlib.PurePosixPath': taking(PurePosixPath, str),
+    'pathlib._local.PosixPath': taking(PurePosixPath, str),  # Python 3.13
+    'pathlib.WindowsPath': taking(PureWindowsPath, str),
+    'builtins.bytes': taking(bytes),
+    'builtins.bytearray': taking(bytearray, bytes),
+    'builtins.complex': taking(complex, float),
     'builtins.set': make_set,
-    'builtins.slice': make_slice,
+    'builtins.slice': taking(slice, int, type(None)),
     '_codecs.encode': encode,
-    'collections.Counter': make_counter,
-    'collections.OrderedDict': make_ordered_dict,
+    'collections.Counter': taking(Counter, dict),
+    'collections.OrderedDict': taking(OrderedDict),
     # The published classifiers hold their config as well, a dict of dicts.
-    'yacs.config.CfgNode': make_ordered_dict,
+    'yacs.config.CfgNode': taking(OrderedDict),
 }
 # A class of storages stands for the dtype of its numbers.
 STORAGES = {

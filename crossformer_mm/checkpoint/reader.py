@@ -21,8 +21,8 @@ from mmengine.fileio import get_local_path
 from torch import Tensor
 from torch.serialization import _get_restore_location
 
-from .names import Storage, demand, shown
-from .unpickle import LoadStorage, Unpickler
+from .names import demand, shown
+from .unpickle import Unpickler
 
 # A server has to send so many bytes in so many seconds, all the time.
 SECONDS = 8
@@ -249,7 +249,7 @@ def _read_zip(
         demand(whole, 'a storage has another size than its entry')
         return restore_location(_to_storage(content, dtype), location)
 
-    result = Unpickler(pickled, _once(read_storage, {}), size, trusted).load()
+    result = Unpickler(pickled, read_storage, size, trusted).load()
     archive.check()
     return result
 
@@ -316,7 +316,6 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
     The magic number, a version, sizes of types, the content and the keys of its
     storages, each a pickle; then the length and the bytes of each storage.
     """
-    storages: dict[str, Storage] = {}
     left = size
 
     def make_storage(
@@ -332,15 +331,13 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
         read=lambda count: file.read(min(count, size)),
         readline=lambda: file.readline(1000),
     )
-
-    def load(trusted: Trusted = None) -> Any:
-        return Unpickler(pickles, _once(make_storage, storages), size, trusted).load()
-
     for expected in (MAGIC_NUMBER, 1001):
-        demand(load() == expected, 'it starts as no file of torch.save')
-    load()  # sizes of C's types
-    content = load(trusted)
-    keys = load()
+        found = Unpickler(pickles, make_storage, size).load()
+        demand(found == expected, 'it starts as no file of torch.save')
+    Unpickler(pickles, make_storage, size).load()  # sizes of C's types
+    unpickler = Unpickler(pickles, make_storage, size, trusted)
+    content, storages = unpickler.load(), unpickler.storages
+    keys = Unpickler(pickles, make_storage, size).load()
     demand(
         type(keys) is list
         and len(keys) == len(storages)
@@ -354,25 +351,6 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
         raw = _read_bytes(file, len(storage.memory))
         storage.memory.copy_(_to_storage(raw, storage.dtype))
     return content
-
-
-def _once(
-    load: Callable[[torch.dtype, str, str, int], torch.UntypedStorage],
-    storages: dict[str, Storage],
-) -> LoadStorage:
-    """Let each storage be loaded once, into ``storages``."""
-
-    def load_storage(
-        dtype: torch.dtype, key: str, location: str, numel: int
-    ) -> Storage:
-        if key not in storages:
-            memory = load(dtype, key, location, numel)
-            storages[key] = Storage(memory, dtype, numel)
-        same = (storages[key].dtype, storages[key].numel) == (dtype, numel)
-        demand(same, 'a storage is of two kinds')
-        return storages[key]
-
-    return load_storage
 
 
 def _read_bytes(file: io.BufferedReader, size: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .names import KNOWN, STATES, Name, Storage, demand, is_key, shown
 
-LoadStorage = Callable[[torch.dtype, str, str, int], Storage]
+LoadMemory = Callable[[torch.dtype, str, str, int], torch.UntypedStorage]
 
 # Far beyond an honest checkpoint: it has about 60 opcodes for a weight and the state
 # of its optimizer, and its containers are ten deep.
@@ -52,8 +52,8 @@ class Unpickler(pickle._Unpickler):
 
     Args:
         file: With ``read`` and ``readline``.
-        load_storage (Callable): Returns a ``Storage``, given the dtype of its numbers,
-            its key, the device it was on and how many numbers it has.
+        load_memory (Callable): Returns the memory of a storage, given the dtype of its
+            numbers, its key, the device it was on and how many numbers it has.
         size (int): Bytes of the file.
         trusted (Mapping[str, Any], optional): Further classes by full name, which the
             user answers for. Defaults to None.
@@ -62,13 +62,14 @@ class Unpickler(pickle._Unpickler):
     def __init__(
         self,
         file: Any,
-        load_storage: LoadStorage,
+        load_memory: LoadMemory,
         size: int,
         trusted: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(file, encoding='latin1')
         self.read, self.readline = file.read, file.readline
-        self.load_storage = load_storage
+        self.load_memory = load_memory
+        self.storages: dict[str, Storage] = {}
         self.bytes_left = GROWTH * size + FREE_BYTES
         self.trusted = trusted or {}
 
@@ -112,7 +113,7 @@ class Unpickler(pickle._Unpickler):
         return any(item is trusted for trusted in self.trusted.values())
 
     def persistent_load(self, pid: Any) -> Storage:
-        """Return a storage."""
+        """Return a storage, loaded once."""
         demand(
             type(pid) is tuple
             and pid[0] == 'storage'
@@ -120,7 +121,14 @@ class Unpickler(pickle._Unpickler):
             and pid[5:] in ((), (None,)),
             'it asks for an odd storage',
         )
-        return self.load_storage(*pid[1:5])
+        dtype, key, location, numel = pid[1:5]
+        if key not in self.storages:
+            memory = self.load_memory(dtype, key, location, numel)
+            self.storages[key] = Storage(memory, dtype, numel)
+        found = self.storages[key]
+        same = (found.dtype, found.numel) == (dtype, numel)
+        demand(same, 'a storage is of two kinds')
+        return found
 
     def load_frame(self) -> None:
         """Read on: the length of a frame is of no use here."""
