@@ -42,7 +42,7 @@ def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, An
         target (str): 'backbone', 'classifier' (for MMPretrain 1.x), 'detector' (for
             MMDetection 3.x), 'segmentor' (for MMSegmentation 1.x), or 'original': for
             the original code, a classifier with its head, of others the backbone.
-        meta (dict): What to say about the weights beside them.
+        meta (dict): Stored with the weights, see `make_meta`.
 
     Raises:
         CheckpointError: If the network has no such weights, or not all of them, or
@@ -95,7 +95,7 @@ def compare_with_variant(
 def make_meta(
     network: Network, target: str, source: str, sha256: str, source_meta: Any
 ) -> dict[str, Any]:
-    """Return what the new file says of its weights beside them.
+    """Return the 'meta' of the new file: where its weights come from.
 
     Args:
         network (Network): What was found in the source.
@@ -168,12 +168,12 @@ def check_target(path: Path) -> None:
         raise CheckpointError(f'must end in {" or ".join(SUFFIXES)}.')
     if not os.path.isdir(path.parent):
         raise CheckpointError(f'cannot be written: there is no folder {path.parent}.')
-    if os.path.lexists(path):  # a link that leads nowhere is somebody's, too
+    if os.path.lexists(path):  # a dangling link counts, too
         raise CheckpointError('is there already: choose another name, or remove it.')
 
 
 def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path:
-    """Write a file under another name beside ``path``, then give it its own.
+    """Write a file under a temporary name in the same folder, then rename it.
 
     Args:
         content (dict): As ``convert`` returns it.
@@ -188,7 +188,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
         CheckpointError: If it cannot be written; nothing is left behind.
     """
     check_target(path)
-    # Of no other process, in this container or another; a long name is cut.
+    # A name that no other process has, in any container; long names are cut.
     part = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(8)}.part')
     try:
         part.touch(exist_ok=False)
@@ -217,7 +217,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
 
 
 def _rename(part: Path, path: Path) -> None:
-    """Give a file its name, unless another has it: os.replace would not ask."""
+    """Rename a file unless the name is taken; os.replace would overwrite."""
     try:
         os.link(part, path)
     except FileExistsError:
@@ -243,7 +243,7 @@ def _write(content: dict[str, Any], path: Path, suffix: str) -> None:
             from safetensors.torch import save_file
         except ImportError as error:
             raise CheckpointError('needs: pip install safetensors') from error
-        # save_file makes a file that nobody else may read: it keeps the usual rights.
+        # save_file sets the file's mode to 0600.
         mode = path.stat().st_mode
         save_file(content['state_dict'], path, content['meta'][RECORD])
         path.chmod(mode)

@@ -260,8 +260,8 @@ def check_loaded(
 def compare_loaded(model: nn.Module, checkpoint: dict[str, Any]) -> Difference:
     """Compare a checkpoint with the model that it has been loaded into.
 
-    It is loaded once more, by the same function of MMEngine, since a module may rename
-    weights of its older versions meanwhile.
+    It is loaded again, by the same function of MMEngine, because modules may rename
+    weights of their older versions while they load.
     """
     state = checkpoint.get('state_dict', checkpoint)
     state = OrderedDict(
@@ -273,24 +273,22 @@ def compare_loaded(model: nn.Module, checkpoint: dict[str, Any]) -> Difference:
     )
     load_state_dict(model, state, logger='silent')
     handle.remove()
+    tensors = {n: item for n, item in state.items() if isinstance(item, Tensor)}
+    shapes = compare(shapes_of(tensors), shapes_of(model.state_dict()))
     return Difference(
         missing=[n for n in found['missing'] if not n.endswith('num_batches_tracked')],
         unknown=[n for n in found['unknown'] if not reason_to_drop(n)],
-        mismatched=[
-            f'{name} {list(state[name].shape)}, not {list(shape)}'
-            for name, shape in shapes_of(model.state_dict()).items()
-            if isinstance(state.get(name), Tensor) and state[name].shape != shape
-        ],
+        mismatched=shapes.mismatched,
     )
 
 
 def allow_mmengine_checkpoints() -> None:
     """Let MMEngine load checkpoints with this reader.
 
-    It leaves that to ``torch.load``, which from torch 2.6 on refuses MMEngine's own
-    checkpoints, for the log of the training in them, and before runs whatever a file
-    says. torch can be told to allow the log's classes, but then it does so for every
-    file that the process reads. ``torch.load`` itself stays as it is.
+    By default it uses ``torch.load``. From torch 2.6 on, that refuses MMEngine's own
+    checkpoints, because they hold the log of the training; older versions execute code
+    in a file. To let ``torch.load`` accept the log's classes would weaken it for every
+    file that the process reads, so it stays as it is.
     """
     for prefixes, loader in (
         (('',), load_from_file),
@@ -340,6 +338,6 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
         return read_checkpoint(str(path), map_location, trusted_by_the_user())
     except CheckpointError as error:
         raise CheckpointError(
-            f'{filename} was kept in {path}, which {error} To download it anew: '
+            f'{filename} was kept in {path}, which {error} To download it again: '
             f'rm {path}'
         ) from error.__cause__

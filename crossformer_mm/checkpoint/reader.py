@@ -24,11 +24,11 @@ from torch.serialization import _get_restore_location
 from .names import demand, shown
 from .unpickle import Unpickler
 
-# A server has to send so many bytes in so many seconds, all the time.
+# A download is given up once it brings fewer bytes in as many seconds.
 SECONDS = 8
 BYTES = 8_000
 OF_STRANGERS = (
-    'Whoever made it can save the weights only: torch.save(model.state_dict(), FILE).'
+    'Its author can save the weights only: torch.save(model.state_dict(), FILE).'
 )
 OF_ONES_OWN = (
     'If you made it, torch.serialization.add_safe_globals([CLASS]) allows a class of '
@@ -50,7 +50,7 @@ class CheckpointError(Exception):
     """A checkpoint cannot be used; the message says which, why and what to do."""
 
     def __init__(self, message: str) -> None:
-        # Names and reasons come from files and servers of strangers.
+        # Names and reasons come from files and servers that nobody has checked.
         super().__init__(one_line(message))
 
 
@@ -134,8 +134,8 @@ def download(url: str, path: Path) -> None:
 
     with TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder, path.name)
-        # In a thread that can be left behind: each byte starts the timeout above anew,
-        # and looking up a server's name has none.
+        # In a thread that can be abandoned: the timeout above is for each read only,
+        # and DNS has none.
         thread = Thread(target=fetch, daemon=True)
         thread.start()
         size = before = 0
@@ -152,7 +152,7 @@ def download(url: str, path: Path) -> None:
 
 
 def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
-    # A pipe or a device has no end, or none that ever comes.
+    # Reading a pipe or a device may never end.
     if not stat.S_ISREG(path.stat().st_mode):
         kind = 'Is a directory' if path.is_dir() else 'Is not a regular file'
         raise CheckpointError(f'cannot be read: {kind}.')
@@ -326,7 +326,7 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
         demand(numel >= 0 and left >= 0, 'its storages are larger than the file')
         return torch.UntypedStorage(numel * dtype.itemsize)
 
-    # No more memory than there is file, whatever length a text says it has.
+    # A text may claim any length: read no more than the file has.
     pickles = SimpleNamespace(
         read=lambda count: file.read(min(count, size)),
         readline=lambda: file.readline(1000),

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -55,7 +54,7 @@ class Network:
         backbone (dict[str, Tensor]): By the published names.
         rest (dict[str, Tensor]): Norm and head of a classifier by their published
             names; neck and heads of others by MMDetection's or MMSegmentation's.
-        dropped (dict[str, str]): From a name to why it is of no use.
+        dropped (dict[str, str]): The other entries, by name: why they are not used.
     """
 
     kind: str
@@ -107,7 +106,6 @@ def shapes_of(weights: Weights) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
-@lru_cache
 def backbone_shapes(variant: str) -> Shapes:
     """Return the name and shape of each parameter of a published backbone."""
     arch = ARCHS[variant]
@@ -140,15 +138,10 @@ def backbone_shapes(variant: str) -> Shapes:
                 add(f'{block}.ex_conv', width, 1, 3, 3)
                 add(f'{block}.ex_ln', width)
         if stage < len(arch['depths']) - 1:
-            for i, size in enumerate((2, 4)):
-                add(
-                    f'layers.{stage}.downsample.reductions.{i}',
-                    width,
-                    width,
-                    size,
-                    size,
-                )
-            add(f'layers.{stage}.downsample.norm', width)
+            merging = f'layers.{stage}.downsample'
+            add(f'{merging}.reductions.0', width, width, 2, 2)
+            add(f'{merging}.reductions.1', width, width, 4, 4)
+            add(f'{merging}.norm', width)
             width *= 2
     return shapes
 
@@ -302,7 +295,7 @@ def _find_backbone(weights: Weights, prefix: str) -> str:
 
 
 def reason_to_drop(name: str) -> str | None:
-    """Say why a weight is of no use here, if it is not."""
+    """Return why a weight is not used here; None if it is."""
     if name.startswith('ema_'):
         return 'a moving average of the weights'
     return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)

@@ -47,9 +47,10 @@ def find_start(runner: Runner) -> tuple[str | None, bool]:
         return runner._load_from, True
     if newest := newest_checkpoint(runner):
         return newest, True
+    source = f'{in_config}, the load_from of {path}' if in_config else 'scratch'
     runner.logger.info(
-        f'There is nothing to resume in {runner.work_dir} yet: training starts '
-        + (f'from {in_config}, the load_from of {path}.' if in_config else 'anew.')
+        f'There is nothing to resume in {runner.work_dir} yet: training starts from '
+        f'{source}.'
     )
     return in_config, bool(in_config and config.get('resume'))
 
@@ -127,7 +128,7 @@ def saved_checkpoints(runner: Runner, name: str) -> list[Path]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Return what MMEngine stores of a training beside the weights.
+    """Return the 'meta' of a checkpoint: how far its training was.
 
     Raises:
         DamagedError: If the file is damaged.

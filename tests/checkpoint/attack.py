@@ -47,7 +47,7 @@ WATCHED = (HistoryBuffer, Counter, OrderedDict, torch.Tensor, torch.nn.Parameter
 
 
 def init_cfg(source, folder):
-    """Load as ``init_cfg`` does; what is refused leaves the weights alone."""
+    """Load as ``init_cfg`` does; a refused file changes no weight."""
     backbone = MODELS.build(dict(type='CrossFormer', arch='tiny'))
     for parameter in backbone.parameters():
         parameter.data.fill_(UNTOUCHED)
@@ -226,7 +226,7 @@ def main():
         if args.kinds and case.kind not in args.kinds:
             continue
         table[case.kind]['files'] += 1
-        # The converter takes files alone.
+        # The converter takes files only.
         possible = ('init_cfg', 'mmengine') if case.kind == 'URLs' else tuple(WAYS)
         ways = (possible[i % len(possible)],) if args.fast else possible
         for way, (result, found) in attack(case, ways).items():

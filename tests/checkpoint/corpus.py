@@ -489,7 +489,7 @@ add('NumPy', NUMPY, save_beside_weights)
 
 
 def rezip(change, path):
-    """Write an honest file, and write its zip anew."""
+    """Write an honest file, then rewrite its zip."""
     kinds.classifier(path, 'tiny')
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -956,7 +956,7 @@ def serve(answer, path, slowly=b''):
 
     Args:
         answer (bytes, optional): What is sent at once; None sends nothing, and waits.
-        path (Path): Beside it goes the address.
+        path (Path): The address goes into a file beside it.
         slowly (bytes): What is sent after that, two bytes a second.
     """
     listener = socket.create_server(('127.0.0.1', 0))

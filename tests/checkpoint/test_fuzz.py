@@ -2,7 +2,7 @@
 
     CROSSFORMER_FUZZ=2000 python -m pytest tests/checkpoint/test_fuzz.py -s
 
-Case i follows from seed i alone.
+Case i depends only on seed i.
 """
 
 import io
@@ -175,7 +175,7 @@ def backbone():
 
 
 def load(path, backbone):
-    """Load into a backbone, and tell whether it has its weights from the file."""
+    """Load into a backbone, and return whether its weights are from the file."""
     for parameter in backbone.parameters():
         parameter.data.fill_(UNTOUCHED)
     try:
@@ -189,7 +189,7 @@ def load(path, backbone):
 
 
 def convert_file(path, backbone):
-    """Convert, and tell whether there is a new file; if so, it is whole."""
+    """Convert, and return whether there is a new file; if so, it is whole."""
     new = path.with_name('new.pth')
     try:
         network = recognize(read_checkpoint(str(path)))
