@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from .checkpoint.published import backbone_file
+from .checkpoint.recognize import backbone_file
 from .models.archs import ARCHS, NAMES
 from .trial import (
     Trial,

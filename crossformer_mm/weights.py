@@ -15,10 +15,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from .checkpoint.published import DRIVE_IDS, REPOSITORY, backbone_file
+from .checkpoint.convert import sha256
 from .checkpoint.reader import CheckpointError, read_checkpoint
-from .checkpoint.recognize import full_name, recognize
-from .checkpoint.writer import sha256
+from .checkpoint.recognize import (
+    DRIVE_IDS,
+    REPOSITORY,
+    backbone_file,
+    full_name,
+    recognize,
+)
 
 
 class Published(NamedTuple):

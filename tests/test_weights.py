@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from crossformer_mm import weights
-from crossformer_mm.checkpoint.writer import sha256
+from crossformer_mm.checkpoint.convert import sha256
 from tests.checkpoint import kinds
 
 CONFIRM = """<html><body><form id="download-form" method="get"

@@ -14,11 +14,18 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from crossformer_mm.checkpoint.convert import TARGETS, convert, make_meta
+from crossformer_mm.checkpoint.convert import (
+    TARGETS,
+    check_target,
+    convert,
+    make_meta,
+    report_file,
+    report_network,
+    sha256,
+    write_checkpoint,
+)
 from crossformer_mm.checkpoint.reader import CheckpointError, naming, read_checkpoint
 from crossformer_mm.checkpoint.recognize import recognize
-from crossformer_mm.checkpoint.report import report_file, report_network
-from crossformer_mm.checkpoint.writer import check_target, sha256, write_checkpoint
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from run_files import fail
 from torch import nn
 from tqdm import tqdm
 
-from crossformer_mm.checkpoint.fit import check_loaded
+from crossformer_mm.checkpoint.load import check_loaded
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from crossformer_mm.ops import accelerate_cpu, is_faster_accelerated
 

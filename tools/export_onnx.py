@@ -28,9 +28,9 @@ from run_files import fail
 from torch import nn
 from torch.export import Dim
 
-from crossformer_mm.checkpoint.fit import check_loaded
+from crossformer_mm.checkpoint.convert import sha256
+from crossformer_mm.checkpoint.load import check_loaded
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
-from crossformer_mm.checkpoint.writer import sha256
 from crossformer_mm.models import position_bias
 
 OPSET = 18  # the lowest of torch's exporter

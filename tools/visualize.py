@@ -38,7 +38,7 @@ from torch import Tensor
 
 from crossformer_mm import CrossFormer
 from crossformer_mm.attention_record import record_attention
-from crossformer_mm.checkpoint.pretrained import PretrainedBackbone
+from crossformer_mm.checkpoint.load import PretrainedBackbone
 from crossformer_mm.checkpoint.reader import CheckpointError
 
 # What the published weights were trained with.

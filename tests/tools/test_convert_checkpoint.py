@@ -10,8 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from crossformer_mm.checkpoint.convert import RECORD
-from crossformer_mm.checkpoint.writer import sha256
+from crossformer_mm.checkpoint.convert import RECORD, sha256
 from tests import published
 from tests.checkpoint import kinds
 from tests.conftest import MIM, ROOT, called
