@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS, DefaultScope
 
 from crossformer_mm import swap
 from crossformer_mm.swap import Outputs, backbone_config, translate
@@ -286,17 +287,21 @@ def test_swapped_config_trains(package, base, mim, mini_coco, mini_ade20k, tmp_p
     cfg = Config.fromfile(swapped)
     cfg.model.backbone.init_cfg = None
     root = mini_coco if package == 'mmdet' else mini_ade20k
-    small(cfg, root)
-    path = tmp_path / 'small.py'
-    cfg.dump(path)
-    trained = mim('train', package, path, '--work-dir', tmp_path / 'run')
-    assert trained.returncode == 0, trained.stdout
-    name = 'epoch_1.pth' if package == 'mmdet' else 'iter_2.pth'
-    assert (tmp_path / 'run' / name).is_file()
+    make_short(cfg, root)
+    if base.startswith('mmdet::retinanet'):  # once as a user does
+        cfg.dump(tmp_path / 'small.py')
+        small = ('train', package, tmp_path / 'small.py')
+        trained = mim(*small, '--work-dir', tmp_path / 'run')
+        assert trained.returncode == 0, trained.stdout
+    else:
+        cfg.work_dir = cfg.experiment_name = cfg.visualizer.name = str(tmp_path / 'run')
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            RUNNERS.build(cfg).train()
+    assert list((tmp_path / 'run').glob('*_1.pth'))
 
 
-def small(cfg, root):
-    """Let a config train for an epoch, or two iterations, on small images."""
+def make_short(cfg, root):
+    """Let a config train for an epoch of two images, or an iteration."""
     from crossformer_mm.preflight.first_step import shrink
     from crossformer_mm.trial import set_size
 
@@ -306,7 +311,7 @@ def small(cfg, root):
         loader = cfg[f'{split}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
         loader.pop('batch_sampler', None)
-        loader.dataset.update(data_root=f'{root}/', indices=4)
+        loader.dataset.update(data_root=f'{root}/', indices=2)
         cfg[f'{split}_dataloader'] = loader
     for name in ('val_evaluator', 'test_evaluator'):
         if 'ann_file' in cfg[name]:
@@ -319,5 +324,5 @@ def small(cfg, root):
         cfg.train_cfg = ConfigDict(type='EpochBasedTrainLoop', max_epochs=1)
         cfg.default_hooks.checkpoint = ConfigDict(type='CheckpointHook', interval=1)
     else:
-        cfg.train_cfg.update(max_iters=2, val_interval=2)
-        cfg.default_hooks.checkpoint.interval = 2
+        cfg.train_cfg.update(max_iters=1, val_interval=1)
+        cfg.default_hooks.checkpoint.interval = 1

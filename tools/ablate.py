@@ -101,6 +101,9 @@ def train(name: str, seed: int, args: argparse.Namespace) -> float:
     cfg.model.backbone = dict(
         type='CrossFormer', drop_path_rate=0.0, **MINI, **VARIANTS[name]
     )
+    # Tables of positions decay as little as those of Swin.
+    for table in ('patch_embed.position', 'attn.pos.table'):
+        cfg.optim_wrapper.paramwise_cfg.custom_keys[table] = dict(decay_mult=0.0)
     width = MINI['arch']['embed_dims'] * 8
     cfg.model.neck.in_channels = cfg.model.head.in_channels = width
     for split in ('train', 'val', 'test'):
