@@ -22,13 +22,13 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import RUNNERS, init_default_scope
-from model_cost import flop_counter
-from run_plots import save
 from tqdm import tqdm
-from trainings import Row, read_rows, write_rows
 
 import crossformer_mm.ablations  # noqa: F401 - registers the variants' parts
 from crossformer_mm import CrossFormer
+from parts.csv_rows import Row, read_rows, write_rows
+from parts.model_cost import flop_counter
+from parts.output import complete, save_figure
 
 CONFIG = Path(__file__).parents[1] / 'configs' / 'crossformer_t_mini_digits.py'
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -73,9 +73,11 @@ def main() -> None:
         name: [float(row['top1']) for row in rows if row['variant'] == name]
         for name in VARIANTS
     }
-    (args.out / 'ablation.md').write_text(table(costs, rates, accuracies))
-    print(table(costs, rates, accuracies))
-    print(save(plot(accuracies), args.out / 'ablation.png'))
+    text = table(costs, rates, accuracies)
+    with complete(args.out / 'ablation.md') as part:
+        part.write_text(text)
+    print(text)
+    print(save_figure(plot(accuracies), args.out / 'ablation.png'))
 
 
 def parse_args() -> argparse.Namespace:

@@ -27,10 +27,11 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
-from run_files import fail
-from run_plots import DASHES, curve_axes, legend_below, palette, save
 from tqdm import tqdm
-from trainings import Row, read_rows, write_rows
+
+from parts.csv_rows import Row, read_rows, write_rows
+from parts.output import complete, fail, save_figure
+from parts.run_plots import DASHES, curve_axes, legend_below, palette
 
 # Each backbone and the channels of its outputs.
 BACKBONES: dict[str, tuple[dict[str, Any], list[int]]] = {
@@ -103,9 +104,10 @@ def main() -> None:
             rows += train(name, seed, args)
             write_rows(path, FIELDS, rows)
     metric, _ = METRICS[Config.fromfile(args.config).default_scope]
-    told = table(rows, metric)
-    (args.out / 'comparison.md').write_text(told)
-    print(told + str(save(plot(rows, metric), args.out / 'comparison.png')))
+    text = table(rows, metric)
+    with complete(args.out / 'comparison.md') as part:
+        part.write_text(text)
+    print(text + str(save_figure(plot(rows, metric), args.out / 'comparison.png')))
 
 
 def parse_args() -> argparse.Namespace:

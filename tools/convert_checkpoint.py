@@ -10,7 +10,6 @@ another. Nothing in SRC is executed, and DST is written whole or not at all.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from crossformer_mm.checkpoint.reader import CheckpointError, naming, read_check
 from crossformer_mm.checkpoint.recognize import recognize
 from crossformer_mm.checkpoint.report import report_file, report_network
 from crossformer_mm.checkpoint.writer import check_target, sha256, write_checkpoint
+from parts.output import fail
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     try:
         run(args.src, args.dst, args.to, args.publish)
     except CheckpointError as error:
-        sys.exit(f'convert_checkpoint: {error}')
+        fail(str(error))
 
 
 def parse_args() -> argparse.Namespace:

@@ -16,13 +16,13 @@ from typing import Any
 import cv2
 import numpy as np
 from mmengine.config import Config
-from run_files import fail
 from torch import nn
 from tqdm import tqdm
 
 from crossformer_mm.checkpoint.fit import check_loaded
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from crossformer_mm.ops import accelerate_cpu, is_faster_accelerated
+from parts.output import fail
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 

@@ -17,14 +17,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
-import onnx_operators
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_state_dict
-from onnx_agreement import SIZES, compare, open_session
-from onnx_networks import NotCovered, Segmentor, whole_network
-from run_files import fail
 from torch import nn
 from torch.export import Dim
 
@@ -32,6 +28,10 @@ from crossformer_mm.checkpoint.fit import check_loaded
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from crossformer_mm.checkpoint.writer import sha256
 from crossformer_mm.models import position_bias
+from onnx_agreement import SIZES, compare, open_session
+from parts import onnx_operators
+from parts.onnx_networks import NotCovered, Segmentor, whole_network
+from parts.output import fail
 
 OPSET = 18  # the lowest of torch's exporter
 LEAST_SIDE = 64
@@ -60,7 +60,7 @@ def main() -> None:
         program = export(network)
         about = describe(cfg, content, network) | dict(sha256=sha256(args.checkpoint))
         program.model.metadata_props['crossformer_mm'] = json.dumps(about)
-        program.save(part)
+        program.save_figure(part)
         if not args.no_check:
             session = open_session(part)
             for size in SIZES:

@@ -14,10 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import rich
-from mini_scenes import PATTERNS, SHAPES, SUPERSAMPLE, Scene, make_scene
-from mini_set import new_folder, parse_args, write_jpeg
 from rich.progress import track
 from rich.table import Table
+
+from parts.mini_scenes import PATTERNS, SHAPES, SUPERSAMPLE, Scene, make_scene
+from parts.mini_set import new_folder, parse_args, write_jpeg
 
 # What the scenes' objects and backgrounds are in ADE20K: label and name.
 LABELS = {

@@ -15,11 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 import rich
-from mini_scenes import MAX_OBJECTS, SHAPES, SUPERSAMPLE, Scene, make_scene
-from mini_set import new_folder, parse_args, write_jpeg
 from pycocotools import mask as coco_mask
 from rich.progress import track
 from rich.table import Table
+
+from parts.mini_scenes import MAX_OBJECTS, SHAPES, SUPERSAMPLE, Scene, make_scene
+from parts.mini_set import new_folder, parse_args, write_jpeg
 
 SUPERCATEGORIES = {  # in the order of COCO's ids
     'person': 'person',

@@ -16,16 +16,18 @@ import cv2
 import numpy as np
 import onnxruntime
 import torch
-from run_onnx import IMAGE, paste_mask
 from torch import nn
+
+from run_onnx import IMAGE, paste_mask
 
 SIZES = ((64, 96), (160, 224), (233, 171))
 
 
 def main() -> None:
     """Compare at random sizes."""
-    from export_onnx import load
     from mmengine.config import Config
+
+    from export_onnx import load
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', metavar='CONFIG', type=Path)

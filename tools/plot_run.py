@@ -28,8 +28,10 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
-from run_files import Record, fail, find_test, read_training, run_parser
-from run_plots import (
+
+from parts.output import fail, save_figure
+from parts.run_logs import Record, find_test, read_training, run_parser
+from parts.run_plots import (
     DASHES,
     FONT,
     curve_axes,
@@ -38,7 +40,6 @@ from run_plots import (
     legend_below,
     palette,
     proportion,
-    save,
     text_colour,
 )
 
@@ -104,8 +105,8 @@ def main() -> None:
     )
     curves = plot_curves(training, evaluations)
     predictions = plot_predictions(examples, classes, args.score)
-    curves = save(curves, args.work_dir / 'curves.png')
-    predictions = save(predictions, args.work_dir / 'predictions.png')
+    curves = save_figure(curves, args.work_dir / 'curves.png')
+    predictions = save_figure(predictions, args.work_dir / 'predictions.png')
     steps = training[-1]['step']
     print(f'trained   {tested.load_from}, {steps} iterations of {args.config}')
     print_precision(metrics)

@@ -20,15 +20,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
-from run_files import Record, fail, find_test, read_training, run_parser
-from run_plots import (
+
+from parts.output import fail, save_figure
+from parts.run_logs import Record, find_test, read_training, run_parser
+from parts.run_plots import (
     curve_axes,
     figure_legend,
     image_grid,
     legend_below,
     palette,
     proportion,
-    save,
 )
 
 IMAGES = 8  # shown
@@ -44,8 +45,8 @@ def main() -> None:
     examples, classes = read_examples(folder, args.config)
     curves = plot_curves(training, evaluations)
     predictions = plot_predictions(examples, classes)
-    curves = save(curves, args.work_dir / 'curves.png')
-    predictions = save(predictions, args.work_dir / 'predictions.png')
+    curves = save_figure(curves, args.work_dir / 'curves.png')
+    predictions = save_figure(predictions, args.work_dir / 'predictions.png')
     print(f'trained   {args.config}, {training[-1]["step"]} iterations')
     told = (f'{name} {metrics[name]:.2f} %' for name in metrics.keys() - NO_METRICS)
     print('result   ', ', '.join(sorted(told, reverse=True)))

@@ -22,24 +22,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from attention_page import LIMIT, page_size, write_page
-from attention_plots import (
-    plot_attention,
-    plot_embedding,
-    plot_features,
-    plot_groups,
-    plot_position_bias,
-)
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS
-from run_files import fail
-from run_plots import save
 from torch import Tensor
 
 from crossformer_mm import CrossFormer
 from crossformer_mm.attention_record import record_attention
 from crossformer_mm.checkpoint.pretrained import PretrainedBackbone
 from crossformer_mm.checkpoint.reader import CheckpointError
+from parts.attention_page import LIMIT, page_size, write_page
+from parts.attention_plots import (
+    plot_attention,
+    plot_embedding,
+    plot_features,
+    plot_groups,
+    plot_position_bias,
+)
+from parts.output import fail, save_figure
 
 # What the published weights were trained with.
 IMAGENET = dict(
@@ -79,7 +78,7 @@ def main() -> None:
     if record.position_bias() is not None:
         pictures['position_bias'] = plot_position_bias(record, where)
     for name, figure in pictures.items():
-        print(save(figure, args.out / f'{name}.png'))
+        print(save_figure(figure, args.out / f'{name}.png'))
     if (size := page_size(records)) > LIMIT:
         print(
             f'attention.html would hold {size / 1e6:.0f} MB and is left out: '

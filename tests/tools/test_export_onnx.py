@@ -177,7 +177,8 @@ def test_agrees_at_50_sizes(name, tmp_path):
 def test_another_head_is_refused(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
     from mmengine.hub import get_config
-    from onnx_networks import NotCovered, whole_network
+
+    from parts.onnx_networks import NotCovered, whole_network
 
     init_default_scope('mmdet')
     model = MODELS.build(get_config('mmdet::gfl/gfl_r50_fpn_1x_coco.py').model)

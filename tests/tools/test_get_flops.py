@@ -138,7 +138,8 @@ def test_published_figure():
 def test_mmengine_counts_the_same(count):
     """So do mmdet's and mmseg's own tools, which record a trace."""
     from mmengine.analysis import get_model_complexity_info
-    from model_cost import flop_counter
+
+    from parts.model_cost import flop_counter
 
     model = CrossFormer('T').eval()
     side = 224

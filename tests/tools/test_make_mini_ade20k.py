@@ -58,7 +58,7 @@ def test_labels_are_those_of_ade20k(mini: Path, split: str, monkeypatch) -> None
 def test_labels_lie_where_the_objects_are(mini: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(TOOLS)
     from make_mini_ade20k import LABELS, tinted
-    from mini_scenes import SUPERSAMPLE, make_scene
+    from parts.mini_scenes import SUPERSAMPLE, make_scene
 
     scene = make_scene([0, 0, 0], 96)
     path = mini / 'annotations' / 'training' / 'ADE_train_00000001.png'

@@ -279,7 +279,7 @@ def test_an_image_without_any_prediction(plot_run, tmp_path: Path) -> None:
 
 
 def test_many_classes_have_many_colours(plot_run) -> None:
-    from run_plots import HUES, palette
+    from parts.run_plots import HUES, palette
 
     assert palette(7) == [hue.lower() for hue in HUES]
     for count in (0, 1, 8, 40, 150):
@@ -288,7 +288,7 @@ def test_many_classes_have_many_colours(plot_run) -> None:
 
 @pytest.mark.parametrize('sizes', [[(48, 64)] * 4, [(64, 48)] * 3, [(9, 90)] * 8])
 def test_images_leave_no_large_gaps(sizes, plot_run) -> None:
-    from run_plots import image_grid
+    from parts.run_plots import image_grid
 
     figure, grid = image_grid(sizes, ('ground truth', 'prediction'), ['kite'])
     for axes, size in zip(grid[:, 0], sizes):

@@ -51,7 +51,7 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize('size', [(90, 120), (131, 57), (64, 64), (50, 225)])
 def test_titles_of_features_are_in_line(size, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
-    from attention_plots import plot_features
+    from parts.attention_plots import plot_features
 
     # Maps whose sides are rounded up have other proportions than the image.
     shapes = [tuple(-(-side // 2**i) for side in size) for i in (2, 3, 4, 5)]

@@ -1,12 +1,9 @@
-"""Make the table and the picture of a `benchmark.csv` again.
-
-    python tools/benchmark_report.py work_dirs/benchmark/benchmark.csv
+"""The table and the picture of a `benchmark.csv`.
 
 The picture shows time and memory over the pixels of the image, with the exponent that
 fits them best: 1 is linear.
 """
 
-import argparse
 import csv
 import statistics
 import sys
@@ -19,18 +16,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from .output import save_figure
+
 WIDTH = 120
 TASKS = {'eval': 'forward', 'train': 'forward and backward'}
 Rows = list[dict[str, str]]
 # Network, (height, width), task: a median.
 Medians = dict[tuple[str, tuple[int, int], str], float]
-
-
-def main() -> None:
-    """Report on the file of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('csv', type=Path, metavar='CSV')
-    report(parser.parse_args().csv)
 
 
 def report(path: Path) -> None:
@@ -41,7 +33,7 @@ def report(path: Path) -> None:
     # In a file the table is as wide as it needs to be.
     width = None if sys.stdout.isatty() else WIDTH
     Console(width=width).print(table(rows))
-    draw(rows).savefig(picture, dpi=150)
+    save_figure(draw(rows), picture)
     print(f'Measurements: {path}\nPicture: {picture}')
 
 
@@ -52,7 +44,7 @@ def medians(rows: Rows, column: str) -> Medians:
         if row[column]:
             size = int(row['height'] or 0), int(row['width'] or 0)
             values[row['network'], size, row['task']].append(float(row[column]))
-    return {key: statistics.median(some) for key, some in values.items()}
+    return {key: statistics.median(group) for key, group in values.items()}
 
 
 def table(rows: Rows) -> Table:
@@ -100,7 +92,7 @@ def draw(rows: Rows) -> Figure:
     """Draw time and memory over pixels."""
     tasks = [task for task in TASKS if any(row['task'] == task for row in rows)]
     networks = list(dict.fromkeys(row['network'] for row in rows if row['network']))
-    figure = Figure(figsize=(11, 4.5 * len(tasks)), layout='constrained')
+    figure = Figure(figsize=(11, 4.5 * len(tasks)), dpi=150, layout='constrained')
     axes = figure.subplots(len(tasks), 2, squeeze=False)
     seconds, memory = medians(rows, 'seconds'), medians(rows, 'peak_mib')
     idle = medians(rows, 'idle_mib')
@@ -127,7 +119,3 @@ def draw(rows: Rows) -> Figure:
 def exponent(pixels: list[float], values: list[float]) -> float:
     """Fit ``value = a * pixels ** exponent`` by least squares of the logarithms."""
     return float(np.polyfit(np.log(pixels), np.log(values), 1)[0])
-
-
-if __name__ == '__main__':
-    main()

@@ -6,12 +6,13 @@ size, with the network's own modules.
 
 from typing import Any
 
-import onnx_operators
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossformer_mm.ops.partition import ceil_div
+
+from . import onnx_operators
 
 COVERED = (
     'covered are segmentors of mmseg in whole mode, one-stage detectors with the test '

@@ -4,7 +4,6 @@ The pictures are made for a page: their text can be read at half their size.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -122,10 +121,3 @@ def legend_columns(labels: Sequence[str]) -> int:
     # A letter is half as wide as the font is high; a patch takes nine of them.
     letters = WIDTH * 72 / ((FONT - 1) * 0.58)
     return max(1, min(len(labels), int(letters // (max(map(len, labels)) + 9))))
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a picture; a failure leaves the one before."""
-    part = path.with_suffix('.part')
-    figure.savefig(part, format='png')
-    return part.replace(path)
