@@ -26,7 +26,8 @@ def complete(path: Path) -> Iterator[Path]:
     target = path.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix='.', dir=target.parent) as folder:
+        prefix = f'.{target.name}-'
+        with TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
             yield Path(folder, target.name)
             for part in Path(folder).iterdir():
                 part.replace(target.with_name(part.name))
