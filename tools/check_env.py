@@ -1,10 +1,10 @@
-"""Check what in this environment would break a training, and how to mend it.
+"""Check what in this environment would break a training, and how to repair it.
 
     python tools/check_env.py
 
 Prints one line per part: verdict, what is found, what is wanted and the command that
-mends it. 'warn' means untried but able to train. Ends with exit code 1 when anything
-says FAIL. Needs nothing but Python itself.
+repairs it. 'warn': not tried, but training should work. The exit code is 1 if any line
+is FAIL. Needs only Python itself.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class Check(NamedTuple):
     found: str
     wanted: str
     verdict: str = 'ok'
-    mend: str = ''
+    remedy: str = ''
 
 
 def main() -> int:
     """Run all checks and return the exit code."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     warnings.simplefilter('ignore')
-    print_line(Check('part', 'found', 'wanted', 'verdict', 'mend with'))
+    print_line(Check('part', 'found', 'wanted', 'verdict', 'repair with'))
     ops = {'torch': install('torch'), 'mmcv._ext': install('mmcv')}
     failed = False
     # Printed one by one: should a broken extension bring Python down, the last line
-    # tells how far it came.
+    # shows how far it came.
     for check in (
         check_python,
         # mmengine and openmim import its pkg_resources, gone in 82.
@@ -77,27 +77,27 @@ def main() -> int:
 
 def print_line(check: Check) -> None:
     """Print one line of the table."""
-    mend = f'  -> {check.mend}' if check.mend else ''
+    remedy = f'  -> {check.remedy}' if check.remedy else ''
     line = f'{check.verdict:<7}  {check.part:<15}  {check.found:<24}  {check.wanted}'
-    print(line + mend, flush=True)
+    print(line + remedy, flush=True)
 
 
 def check_python() -> Check:
     """Python: the version and whether the stack was tried on it."""
     version, tried = platform.python_version(), PINS.pythons
     check = Check('Python', version, ', '.join(tried))
-    warn = dict(verdict='warn', mend=f'make env PYTHON=python{tried[0]}')
+    warn = dict(verdict='warn', remedy=f'make env PYTHON=python{tried[0]}')
     return check if version.rpartition('.')[0] in tried else check._replace(**warn)
 
 
 def check_package(package: str, module: str, test: Test = bool) -> Check:
     """Import and test a package and compare its version with the pin."""
     found, pin = installed(PINS.called(package)), PINS.version(package)
-    mend, wanted = install(package), pin + mmcv_range(package)
-    check = examine(package, {module: mend}, found or 'no metadata', wanted, test)
+    remedy, wanted = install(package), pin + mmcv_range(package)
+    check = examine(package, {module: remedy}, found or 'no metadata', wanted, test)
     # '+cpu' names the build, not another version.
     if check.verdict == 'ok' and found.partition('+')[0] != pin:
-        return check._replace(verdict='warn' if found else 'FAIL', mend=mend)
+        return check._replace(verdict='warn' if found else 'FAIL', remedy=remedy)
     return check
 
 
@@ -109,12 +109,12 @@ def exchange_an_array() -> None:
 
 
 def check_opencv() -> Check:
-    """OpenCV: either of its distributions will do if it loads."""
+    """OpenCV: either of its distributions, if it loads."""
     # opencv-python, which mmengine asks for, needs libGL and owns the same files.
-    mend = f'{PIP} uninstall -y opencv-python && '
-    mend += f'{install("opencv-python-headless")} --force-reinstall'
+    remedy = f'{PIP} uninstall -y opencv-python && '
+    remedy += f'{install("opencv-python-headless")} --force-reinstall'
     found = installed('opencv-python-headless') or installed('opencv-python')
-    return examine('OpenCV', {'cv2': mend}, found, 'any that loads')
+    return examine('OpenCV', {'cv2': remedy}, found, 'any that loads')
 
 
 def check_torch() -> Check:
@@ -141,22 +141,24 @@ def check_cuda() -> Check:
         check = check._replace(found=f'{build}, {usable}')
     if not driver or check.found.endswith(', usable'):
         return check
-    mend = f'update the NVIDIA driver for CUDA {build}' if build else install('torch')
+    remedy = f'update the NVIDIA driver for CUDA {build}' if build else install('torch')
     # A training runs on the CPU as well, only slowly.
-    return check._replace(verdict='warn', mend=mend)
+    return check._replace(verdict='warn', remedy=remedy)
 
 
 def check_mmseg_namesake() -> Check:
     """mmseg: a word segmenter that overwrites files of mmsegmentation."""
     if not installed('mmseg'):
         return Check('mmseg', 'not there', 'not there')
-    mend = f'{PIP} uninstall -y mmseg && {install("mmsegmentation")} --force-reinstall'
-    return Check('mmseg', 'a word segmenter', 'not there', 'FAIL', mend)
+    remedy = (
+        f'{PIP} uninstall -y mmseg && {install("mmsegmentation")} --force-reinstall'
+    )
+    return Check('mmseg', 'a word segmenter', 'not there', 'FAIL', remedy)
 
 
 def check_plugin(host: str, package: str) -> Check:
     """Look up a backbone of the plugin in the registry of mmdet or mmseg."""
-    # Where the repository lies around this file, that is the plugin to install.
+    # In a checkout, install the plugin from there.
     checkout = (ROOT / 'setup.py').exists()
     source = f'-e {shlex.quote(str(ROOT))}' if checkout else 'crossformer-mm'
     plugin = f'{PIP} install --no-deps {source}'
@@ -172,7 +174,7 @@ def check_plugin(host: str, package: str) -> Check:
 def examine(
     part: str, modules: dict[str, str], found: str, wanted: str, test: Test = bool
 ) -> Check:
-    """Import modules in silence, each with the command that mends it, and test them."""
+    """Import modules, given with the commands that repair them, and test them."""
     silence = io.StringIO()
     try:
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
@@ -180,11 +182,11 @@ def examine(
                 importlib.import_module(module)
             test()
     except Exception as error:
-        told = f'{type(error).__name__}: {(str(error).strip() or "-").splitlines()[0]}'
+        found = f'{type(error).__name__}: {(str(error).strip() or "-").splitlines()[0]}'
         # Another package that is missing may be to blame.
         missing = (getattr(error, 'name', '') or '-').partition('.')[0]
-        mend = install(missing) if PINS.version(missing) else modules[module]
-        return Check(part, told, wanted, 'FAIL', mend)
+        remedy = install(missing) if PINS.version(missing) else modules[module]
+        return Check(part, found, wanted, 'FAIL', remedy)
     return Check(part, found, wanted)
 
 

@@ -6,7 +6,7 @@
 SRC is any published file, or one of MMEngine or MMCV 1.x, in the format of torch.save
 or safetensors. DST becomes what SRC holds: a backbone, a classifier (for MMPretrain), a
 detector (for MMDetection 3.x) or a segmentor (for MMSegmentation 1.x); --to chooses
-another. Nothing in SRC is executed, and DST is written whole or not at all.
+another. Nothing in SRC is executed, and DST is written completely or not at all.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(src: Path, dst: Path | None, target: str | None, publish: bool) -> None:
-    """Report on SRC and make DST of it, if there is to be one.
+    """Report on SRC and write DST, if it is given.
 
     Raises:
         CheckpointError: If SRC cannot be used or DST cannot be written.
@@ -73,7 +73,7 @@ def run(src: Path, dst: Path | None, target: str | None, publish: bool) -> None:
         if dst is not None and dst.suffix == '.safetensors' and target != 'backbone':
             raise CheckpointError(
                 f'cannot become a .safetensors file as a {target}, which OpenMMLab '
-                'could not load: take .pth, or the backbone alone by --to backbone.'
+                'could not load: take .pth, or only the backbone by --to backbone.'
             )
         digest = sha256(src)
         print_lines(report_file('file', src, digest))

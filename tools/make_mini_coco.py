@@ -4,7 +4,7 @@
 
 Every config for COCO runs on it once its `data_root` points there: folders, file names,
 the 80 categories and the fields of the annotations are COCO's; five of the categories
-are used. The scenes come from `mini_scenes.py` and depend on the seed alone.
+are used. The scenes come from `parts/mini_scenes.py` and depend only on the seed.
 """
 
 import json

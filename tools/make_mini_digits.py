@@ -20,12 +20,12 @@ TRAIN = 1500  # of 1797; the writers of the last ones do not appear among the fi
 
 
 def main() -> None:
-    """Make the set, then say what is in it."""
+    """Make the set, then print its size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out', metavar='OUT', type=Path, help='folder to make')
     out = parser.parse_args().out
     try:
-        # In the environment of classification alone.
+        # Only the environment of classification has it.
         from sklearn.datasets import load_digits
     except ImportError:
         fail('scikit-learn has the digits: make env-cls')

@@ -1,12 +1,12 @@
-"""Show what a training of a segmentor has learnt: two pictures and its mIoU.
+"""Plot a training of a segmentor and its predictions, and print its mIoU.
 
     mim test mmsegmentation CONFIG --checkpoint X --work-dir WORK_DIR \
         --out WORK_DIR/predictions
     python tools/plot_seg_run.py WORK_DIR CONFIG
 
 `WORK_DIR/curves.png` holds the loss and the metrics of the newest training in WORK_DIR,
-from its start on if it was resumed, `WORK_DIR/predictions.png` some test images with
-their true and their predicted labels; white is what is no class. The result is what the
+from its start on if it was resumed, `WORK_DIR/predictions.png` eight test images with
+their true and predicted labels; white is unlabelled. The result is what the
 newest test in WORK_DIR measured; the test needs the `--out` above.
 """
 
@@ -48,8 +48,8 @@ def main() -> None:
     curves = save_figure(curves, args.work_dir / 'curves.png')
     predictions = save_figure(predictions, args.work_dir / 'predictions.png')
     print(f'trained   {args.config}, {training[-1]["step"]} iterations')
-    told = (f'{name} {metrics[name]:.2f} %' for name in metrics.keys() - NO_METRICS)
-    print('result   ', ', '.join(sorted(told, reverse=True)))
+    results = (f'{name} {metrics[name]:.2f} %' for name in metrics.keys() - NO_METRICS)
+    print('result   ', ', '.join(sorted(results, reverse=True)))
     print(f'pictures  {predictions}, {curves}')
 
 
@@ -106,12 +106,12 @@ def plot_predictions(
     """Draw a grid of images, each with its true and its predicted labels."""
     used = sorted(
         {label for _, *maps in examples for each in maps for label in np.unique(each)}
-        & {*range(len(classes))}  # what is left is void
+        & {*range(len(classes))}  # anything else is void
     )
     colours = dict(zip(used, palette(len(used))))
     patches = [Patch(color=colours[label], label=classes[label]) for label in used]
     patches.append(Patch(fc='white', ec='0.5', label='unlabelled'))
-    # Images of like proportions beside each other leave the smallest gaps.
+    # Images of similar proportions side by side leave the smallest gaps.
     examples = sorted(examples, key=lambda example: proportion(example[0]))
     figure, grid = image_grid(
         [image.shape[:2] for image, *_ in examples],

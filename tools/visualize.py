@@ -1,4 +1,4 @@
-"""Show what a CrossFormer looks at: pictures of cross-scale attention, and a page.
+"""Draw the attention of a CrossFormer: pictures, and a page to click through.
 
     python tools/visualize.py IMAGE --config C --checkpoint F --pixel 120 80
 
@@ -13,7 +13,7 @@ Into the folder OUT go, for the token under the pixel and a block of the network
 
 C is any config of a detector, segmentor or classifier with a CrossFormer, or a
 backbone's name such as CrossFormer_S, F its weights in any form that the backbone
-loads. Attention is taken by hooks: the network runs as it always does.
+loads. Hooks record the attention: the network runs as usual.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def parse_args() -> argparse.Namespace:
         '--block',
         type=positive,
         help='counted from 1; odd ones attend at short distance, even ones at long '
-        'distance (default: 2, or 1 where there is one alone)',
+        'distance (default: 2, or 1 in a stage of one block)',
     )
     parser.add_argument(
         '--cfg-options',

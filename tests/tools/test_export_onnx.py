@@ -99,10 +99,10 @@ def check_agreement(text):
         if labels := re.search(r'([\d.]+)% of the labels', line):
             assert float(labels[1]) >= 99.99, line
             continue
-        _, alone, more = map(
+        _, missing, extra = map(
             int, re.search(r'(\d+) boxes match, (\d+) .* and (\d+)', line).groups()
         )
-        assert alone == more == 0, line
+        assert missing == extra == 0, line
         apart = re.search(r'IoU ([\d.]+), scores ([\d.e+-]+) apart', line)
         assert float(apart[1]) > 0.99 and float(apart[2]) < 1e-3, line
         if masks := re.search(r'masks ([\d.]+)', line):

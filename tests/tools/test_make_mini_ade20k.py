@@ -51,7 +51,7 @@ def test_labels_are_those_of_ade20k(mini: Path, split: str, monkeypatch) -> None
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert labels.shape == (96, 96) and labels.dtype == np.uint8
         assert set(np.unique(labels)) <= known
-        # Outlines alone are unlabelled.
+        # Only outlines are unlabelled.
         assert 0 < (labels == UNLABELLED).mean() < 0.1
 
 

@@ -157,9 +157,9 @@ def test_the_page_shows_the_weights_of_the_network(made, page):
         row, col = map(
             int, re.search(r'most to row (\d+), column (\d+)', said).groups()
         )
-        told = (row - 1) * record.shape[1] + col - 1
-        weight = weights[head - 1][numbers == told]
-        # A byte cannot tell weights apart that are equal to a two hundredth.
+        shown = (row - 1) * record.shape[1] + col - 1
+        weight = weights[head - 1][numbers == shown]
+        # In a byte, weights within 1/200 of each other are the same.
         assert weight >= weights[head - 1].max() * (1 - 1 / 200)
 
 

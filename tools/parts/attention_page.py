@@ -22,7 +22,7 @@ from .attention_plots import QUERY, WEIGHTS, describe
 from .output import complete
 
 TEMPLATE = Path(__file__).with_suffix('.html')
-LIMIT = 150e6  # bytes of weights, which a browser still takes in its stride
+LIMIT = 150e6  # bytes of weights, which a browser still opens
 BATCH = 64  # groups
 
 Records = Sequence[Sequence[AttentionRecord]]

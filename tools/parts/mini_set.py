@@ -1,4 +1,4 @@
-"""What the tools that make a small data set share."""
+"""Arguments and files of the commands that make a small data set."""
 
 import argparse
 from collections.abc import Callable, Iterator

@@ -199,7 +199,7 @@ def candidates(
     for number, (prior, level) in enumerate(zip(priors, outputs)):
         vote, deltas, *factor = (x[0].permute(1, 2, 0) for x in level)
         scores = vote.sigmoid().flatten()
-        count = as_size(torch.scalar_tensor(len(scores)).clamp(max=cfg.nms_pre))
+        count = as_size(torch.scalar_tensor(scores.shape[0]).clamp(max=cfg.nms_pre))
         scores, best = scores.topk(count)
         box = best // classes
         there = scores > cfg.get('score_thr', 0)

@@ -65,7 +65,7 @@ def read_scalars(path: Path) -> tuple[list[Record], list[Record]]:
 
 
 def is_resumed(config: Path) -> bool:
-    """Tell from the config beside a log whether its training went on from another."""
+    """Return whether the config beside a log resumed another training."""
     if not config.is_file():
         return False
     return bool(Config.fromfile(config, import_custom_modules=False).get('resume'))

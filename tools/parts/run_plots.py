@@ -1,4 +1,4 @@
-"""What the pictures of runs share: colours, legends and axes.
+"""Colours, legends and axes of the plots of runs.
 
 The pictures are made for a page: their text can be read at half their size.
 """
@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-# Okabe and Ito's, which people with any kind of colour vision tell apart.
+# Okabe and Ito's, distinct to people with any kind of colour vision.
 HUES = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442')
 DASHES = ('-', '--', ':', '-.')
 WIDTH = 11  # inches of a picture
