@@ -192,7 +192,8 @@ def table(rows: list[Row], metric: str) -> str:
         ]
         lines.append(
             f'| {name} | {sizes[name]:.1f} | {pace:.2f} | '
-            f'{summarize(curve["result"][:, -1])} | {summarize(in_time)} | {len(in_time)} |'
+            f'{summarize(curve["result"][:, -1])} | {summarize(in_time)} | '
+            f'{len(in_time)} |'
         )
     return '\n'.join(lines) + '\n'
 

@@ -82,9 +82,7 @@ def find_images(path: Path) -> list[Path]:
     stems = [image.stem for image in images]
     for image in images:
         if stems.count(image.stem) > 1:
-            fail(
-                f'{image} has the name of another image: they would write the same results'
-            )
+            fail(f'{image} would write the same results as another image: rename it')
     return images
 
 
