@@ -124,10 +124,10 @@ def match(
         f'{max(apart, default=0.0):.1e} apart'
     )
     if masks:
-        least, margin = compare_masks(found, theirs, pairs, size)
+        least, differ, pixels, margin = compare_masks(found, theirs, pairs, size)
         text += (
-            f', least IoU of masks {least:.4f}: pixels that differ are within '
-            f'{margin:.1e} of the threshold'
+            f', least IoU of masks {least:.4f} ({differ} of {pixels} pixels), all '
+            f'pixels that differ within {margin:.1e} of the threshold'
         )
     most = max(len(boxes), len(theirs['bboxes']))
     return text, len(pairs) / most if most else 1.0
@@ -138,16 +138,16 @@ def compare_masks(
     theirs: dict[str, Any],
     pairs: list[tuple[int, int, float]],
     size: tuple[int, int],
-) -> tuple[float, float]:
+) -> tuple[float, int, int, float]:
     """Compare the masks of matched boxes, pasted into the image.
 
     Returns:
-        tuple: The least IoU, and how far from the threshold of 0.5 the probability of
-        a pixel is where the masks differ, at most.
+        tuple: The least IoU, how many pixels differ there, of how many, and how far
+        from the threshold of 0.5 the probability of any pixel is that differs.
     """
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
-    least, margin = 1.0, 0.0
+    worst, margin = (1.0, 0, 0), 0.0
     boxes, _, _, masks = map(torch.from_numpy, found)
     for i, j, _ in pairs:
         pasted, _ = _do_paste_mask(
@@ -155,11 +155,11 @@ def compare_masks(
         )
         probability, mask = pasted[0].numpy(), theirs['masks'][i]
         ours = probability >= 0.5
-        if union := (ours | mask).sum():
-            least = min(least, (ours & mask).sum() / union)
-        differs = abs(probability - 0.5)[ours != mask]
-        margin = max(margin, differs.max(initial=0.0))
-    return least, margin
+        differs, union = ours != mask, (ours | mask).sum()
+        if union:
+            worst = min(worst, (1 - differs.sum() / union, differs.sum(), union))
+        margin = max(margin, abs(probability - 0.5)[differs].max(initial=0.0))
+    return *worst, margin
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
