@@ -159,7 +159,7 @@ def test_one_error_and_no_file(make, options, error, small_variants, convert, tm
         ('a.pth', 'is there already'),
         ('b.bin', 'must end in'),
         ('no/b.pth', 'there is no folder'),
-        ('b.safetensors', 'take .pth, or the backbone alone by --to backbone'),
+        ('b.safetensors', 'take .pth, or only the backbone by --to backbone'),
     ],
 )
 def test_targets_that_cannot_be(target, error, small_variants, convert, tmp_path):

@@ -20,6 +20,8 @@ import crossformer_mm
 from crossformer_mm.ops.blockwise_attention import attention, plain_attention
 from crossformer_mm.ops.partition import Grouping
 
+from .output import complete
+
 DENSE = dict(group_size=(7, 7, 7, 7), crs_interval=(8, 4, 2, 1))
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 SHAPES = [(800, 1344), (512, 512)]
@@ -68,7 +70,10 @@ def run(out: Path, device: str = 'cuda') -> None:
         if device == 'cuda':
             rows += largest_batches(name, model)
         del model
-    with (out / 'benchmark_gpu.csv').open('w', newline='') as file:
+    with (
+        complete(out / 'benchmark_gpu.csv') as part,
+        part.open('w', newline='') as file,
+    ):
         writer = csv.writer(file)
         writer.writerows([COLUMNS, *rows])
     table = Table(*COLUMNS)

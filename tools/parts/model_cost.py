@@ -1,4 +1,4 @@
-"""What the tools that tell the cost of a network share."""
+"""Read a config and count operations, for the commands that measure cost."""
 
 import argparse
 from pathlib import Path

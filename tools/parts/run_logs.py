@@ -1,12 +1,13 @@
-"""What tools share: the arguments of a run, what MMEngine wrote of it, and failing."""
+"""Read what MMEngine logged of a training and a test."""
 
 import argparse
 import json
-import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mmengine.config import Config
+
+from .output import fail
 
 Record = dict[str, Any]
 
@@ -64,7 +65,7 @@ def read_scalars(path: Path) -> tuple[list[Record], list[Record]]:
 
 
 def is_resumed(config: Path) -> bool:
-    """Tell from the config beside a log whether its training went on from another."""
+    """Return whether the config beside a log resumed another training."""
     if not config.is_file():
         return False
     return bool(Config.fromfile(config, import_custom_modules=False).get('resume'))
@@ -96,8 +97,3 @@ def find_test(
         )
     newest = max(runs)
     return newest, json.loads((newest / f'{newest.name}.json').read_text())
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line on stderr."""
-    sys.exit(f'{Path(sys.argv[0]).stem}: {message}')

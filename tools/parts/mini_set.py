@@ -1,15 +1,14 @@
-"""What the tools that make a small data set share."""
+"""Arguments and files of the commands that make a small data set."""
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import NoReturn
 
 import cv2
 import numpy as np
+
+from .output import complete, fail
 
 JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
@@ -42,28 +41,15 @@ def at_least(least: int) -> Callable[[str], int]:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to fill, which becomes ``out`` in one step, or not at all."""
-    target = out.resolve()
-    try:
-        if target.is_file() or (target.is_dir() and any(target.iterdir())):
-            fail(f'{out} already holds something: move it or name another folder')
-        target.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f'.{target.name}-'
-        with TemporaryDirectory(prefix=prefix, dir=target.parent) as workshop:
-            root = Path(workshop) / target.name
-            root.mkdir()
-            yield root
-            root.rename(target)
-    except OSError as error:
-        fail(f'{out} cannot be written: {error}')
+    """Yield a folder to fill; it becomes ``out`` when it is complete."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        fail(f'{out} already holds something: move it or name another folder')
+    with complete(out) as folder:
+        folder.mkdir()
+        yield folder
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:
     """Write an RGB image, ``[H, W, 3]``, uint8."""
     _, jpeg = cv2.imencode('.jpg', image[..., ::-1], JPEG_QUALITY)
     path.write_bytes(jpeg.tobytes())
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line on stderr."""
-    sys.exit(f'{Path(sys.argv[0]).stem}: {message}')

@@ -1,4 +1,4 @@
-"""Pictures of a CrossFormer's attention, one for each question."""
+"""Plots of a CrossFormer's attention, embedding and features."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ Token = tuple[int, int]  # row, column
 def plot_groups(
     image: np.ndarray, records: Sequence[AttentionRecord], token: Token
 ) -> Figure:
-    """Light up the tokens that share a group with one, in each of the blocks."""
+    """Highlight the tokens in the group of one token, in each block."""
     figure, panels = _panels(image, len(records), width=4.2)
     for axes, record in zip(panels, records):
         numbers, _ = record.of_token(*token)
@@ -78,7 +78,7 @@ def plot_embedding(
     for axes in (whole, near):
         axes.imshow(image)
         axes.axis('off')
-        # The largest first, so that the smaller ones lie on top.
+        # The largest first, so that the smaller ones are on top.
         for conv, colour in reversed(list(zip(embedding.projs, KERNELS * 2))):
             side, before = conv.kernel_size[0], conv.padding[0]
             label = f'{side} x {side} pixels to {conv.out_channels} channels'
@@ -159,7 +159,7 @@ def plot_features(
 
 
 def describe(record: AttentionRecord) -> str:
-    """Say what kind of attention a block does."""
+    """Name the kind of attention of a block."""
     rows, cols, interval = record.grouping
     if interval == 1:
         return f'short-distance attention, {rows} x {cols} neighbours'

@@ -3,7 +3,7 @@
 `make_scene` is a pure function of its seed: a pale background and up to five objects
 that overlap, and for every object the part of it that stays visible. The shapes stand
 for COCO categories; each has an outline and a colour of its own, so that a network
-tells them apart after a few hundred iterations from scratch.
+distinguishes them after a few hundred iterations from scratch.
 
 Everything is drawn `SUPERSAMPLE` times too large and averaged down, which gives smooth
 edges; the masks stay at the large scale, so outlines can be read off below one pixel.
@@ -126,7 +126,7 @@ def _random_place(
 
 
 def _all_well_visible(owner: np.ndarray, areas: list[int]) -> bool:
-    """Tell whether enough is left of every object, and without a hole.
+    """Return whether enough of every object is visible, and without a hole.
 
     Polygons cannot say 'hole'.
     """

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .output import complete
+
 Row = dict[str, Any]
 
 
@@ -17,10 +19,8 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, fields: Sequence[str], rows: list[Row]) -> None:
-    """Write all rows, whole or not at all."""
-    part = path.with_suffix('.part')
-    with part.open('w', newline='') as file:
+    """Write all rows, completely or not at all."""
+    with complete(path) as part, part.open('w', newline='') as file:
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(rows)
-    part.replace(path)

@@ -1,10 +1,9 @@
-"""What the pictures of runs share: colours, legends and axes.
+"""Colours, legends and axes of the plots of runs.
 
 The pictures are made for a page: their text can be read at half their size.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-# Okabe and Ito's, which people with any kind of colour vision tell apart.
+# Okabe and Ito's, distinct to people with any kind of colour vision.
 HUES = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442')
 DASHES = ('-', '--', ':', '-.')
 WIDTH = 11  # inches of a picture
@@ -122,10 +121,3 @@ def legend_columns(labels: Sequence[str]) -> int:
     # A letter is half as wide as the font is high; a patch takes nine of them.
     letters = WIDTH * 72 / ((FONT - 1) * 0.58)
     return max(1, min(len(labels), int(letters // (max(map(len, labels)) + 9))))
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a picture; a failure leaves the one before."""
-    part = path.with_suffix('.part')
-    figure.savefig(part, format='png')
-    return part.replace(path)

@@ -10,12 +10,13 @@ from typing import Any
 import mmdet.models  # noqa: F401 - registers the other backbones
 import psutil
 import torch
-from benchmark_gpu import make_step
 from mmengine.registry import MODELS
-from model_cost import flop_counter
 from torch import nn
 
 from crossformer_mm.ops import accelerate_cpu
+
+from .benchmark_gpu import make_step
+from .model_cost import flop_counter
 
 Job = dict[str, Any]
 MEBIBYTE = 1024**2

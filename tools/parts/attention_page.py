@@ -13,14 +13,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from attention_plots import QUERY, WEIGHTS, describe
 from matplotlib import colormaps
 from rich.progress import track
 
 from crossformer_mm.attention_record import AttentionRecord
 
+from .attention_plots import QUERY, WEIGHTS, describe
+from .output import complete
+
 TEMPLATE = Path(__file__).with_suffix('.html')
-LIMIT = 150e6  # bytes of weights, which a browser still takes in its stride
+LIMIT = 150e6  # bytes of weights, which a browser still opens
 BATCH = 64  # groups
 
 Records = Sequence[Sequence[AttentionRecord]]
@@ -36,7 +38,7 @@ def page_size(records: Records) -> int:
 
 
 def write_page(path: Path, title: str, image: np.ndarray, records: Records) -> Path:
-    """Write the page, whole or not at all, in place of an older one.
+    """Write the page completely or not at all, in place of an older one.
 
     Args:
         path (Path): The page.
@@ -71,9 +73,8 @@ def write_page(path: Path, title: str, image: np.ndarray, records: Records) -> P
         'weights': _base64(gzip.compress(weights, compresslevel=6)),
     }.items():
         page = page.replace(f'{{{{ {name} }}}}', content)
-    part = path.with_suffix('.part')
-    part.write_text(page)
-    part.replace(path)
+    with complete(path) as part:
+        part.write_text(page)
     return path
 
 
