@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from crossformer_mm import swap
-from crossformer_mm.swap import Outputs, backbone_config, translate
-from crossformer_mm.write_config import Change, config_text
+from crossformer_mm.swap import rules
+from crossformer_mm.swap.rules import Outputs, backbone_config, translate
+from crossformer_mm.swap.write_config import Change, config_text
 from tests.conftest import ROOT, on_openmmlab
 
 COMMAND = Path(sys.executable).with_name('crossformer-config')
@@ -79,7 +79,7 @@ def changes(**settings):
     cfg = Config(
         dict(default_scope='mmdet', model=model | settings.pop('model', {}), **settings)
     )
-    return {c.path: c.value for c in swap.changes(cfg, 'CrossFormer_S')}
+    return {c.path: c.value for c in rules.changes(cfg, 'CrossFormer_S')}
 
 
 def test_neck_is_changed_and_heads_behind_it_stay():
@@ -144,14 +144,14 @@ def test_pyramid_of_a_plain_transformer():
         (dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]), True),
         (dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0]), True),
         (dict(pad_size_divisor=32), True),
-        (swap.normalized(), False),
+        (rules.normalized(), False),
     ],
 )
 def test_normalization(preprocessor, differs):
     found = changes(model=dict(data_preprocessor=preprocessor))
     assert (('model', 'data_preprocessor') in found) == differs
     if differs:
-        assert found['model', 'data_preprocessor'] == swap.normalized()
+        assert found['model', 'data_preprocessor'] == rules.normalized()
 
 
 def test_adamw_for_sgd_only():
@@ -209,8 +209,8 @@ def test_what_else_goes_and_stays():
 )
 def test_refused_by_name(model, told):
     cfg = Config(dict(default_scope='mmseg', model=model))
-    with pytest.raises(swap.SwapError, match=told):
-        swap.changes(cfg, 'CrossFormer_S')
+    with pytest.raises(rules.SwapError, match=told):
+        rules.changes(cfg, 'CrossFormer_S')
 
 
 def test_text_is_as_ruff_formats_it(tmp_path):
@@ -298,7 +298,7 @@ def test_swapped_config_trains(package, base, mim, mini_coco, mini_ade20k, tmp_p
 def small(cfg, root):
     """Let a config train for an epoch, or two iterations, on small images."""
     from crossformer_mm.preflight.first_step import shrink
-    from crossformer_mm.trial import set_size
+    from crossformer_mm.swap.dry_run import set_size
 
     shrink(cfg._cfg_dict)
     set_size(cfg, 192)

@@ -20,7 +20,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from model_cost import cost_parser, load_config
 
-from crossformer_mm.trial import random_objects, segmentation_sample
+from crossformer_mm.swap.dry_run import random_objects, segmentation_sample
 
 GIGABYTE = 1024**3
 

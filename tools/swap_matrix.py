@@ -27,8 +27,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from crossformer_mm.swap import SwapError, read, short_line, swap
-from crossformer_mm.trial import (
+from crossformer_mm.swap.dry_run import (
     build_model,
     image_side,
     make_batch,
@@ -36,6 +35,7 @@ from crossformer_mm.trial import (
     set_size,
     step,
 )
+from crossformer_mm.swap.rules import SwapError, read, short_line, swap
 
 PACKAGES = {'mmdet': mmdet, 'mmseg': mmseg}
 # Folders with parts or notes, but no models of their own.

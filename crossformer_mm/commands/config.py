@@ -23,10 +23,10 @@ import yaml
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from .models.archs import NAMES
-from .swap import SwapError, swap
+from ..models.archs import NAMES
+from ..swap.rules import SwapError, swap
 
-FOLDER = Path(__file__).parent / '.mim' / 'configs'
+FOLDER = Path(__file__).parents[1] / '.mim' / 'configs'
 
 
 def main() -> None:

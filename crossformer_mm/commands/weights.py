@@ -15,10 +15,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from .checkpoint.published import DRIVE_IDS, REPOSITORY, backbone_file
-from .checkpoint.reader import CheckpointError, read_checkpoint
-from .checkpoint.recognize import full_name, recognize
-from .checkpoint.writer import sha256
+from ..checkpoint.published import DRIVE_IDS, REPOSITORY, backbone_file
+from ..checkpoint.reader import CheckpointError, read_checkpoint
+from ..checkpoint.recognize import full_name, recognize
+from ..checkpoint.writer import sha256
 
 
 class Published(NamedTuple):

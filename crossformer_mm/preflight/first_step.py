@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from ..models import CrossFormer
-from ..trial import build_model, find_keys, first_line, predict, set_size, step
+from ..swap.dry_run import build_model, find_keys, first_line, predict, set_size, step
 from .datasets import Split, annotation_file, data_sets, is_coco, listed, small_coco
 from .finding import Finding
 from .network import check_strides

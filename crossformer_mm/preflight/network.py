@@ -12,8 +12,8 @@ from ..checkpoint import CheckpointError, PretrainedBackbone
 from ..engine.checks import is_missing
 from ..models import CrossFormer
 from ..models.init_cfg import as_list, is_pretrained
-from ..swap import normalized
-from ..trial import build_backbone, image_side, outputs_of
+from ..swap.dry_run import build_backbone, image_side, outputs_of
+from ..swap.rules import normalized
 from .datasets import listed
 from .finding import Finding
 

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
-from .models.init_cfg import as_list, is_pretrained
+from ..models.init_cfg import as_list, is_pretrained
 
 OBJECTS = 8  # per image; COCO has 7.3 on average
 SIDE = 384  # of the images: the kernels of DDOD want three pixels at stride 128

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from .checkpoint.published import backbone_file
-from .models.archs import ARCHS, NAMES
-from .trial import (
+from ..checkpoint.published import backbone_file
+from ..models.archs import ARCHS, NAMES
+from .dry_run import (
     Trial,
     build_backbone,
     build_model,

@@ -13,8 +13,8 @@ import gdown
 import pytest
 import requests
 
-from crossformer_mm import weights
 from crossformer_mm.checkpoint.writer import sha256
+from crossformer_mm.commands import weights
 from tests.checkpoint import kinds
 
 CONFIRM = """<html><body><form id="download-form" method="get"
