@@ -1,4 +1,4 @@
-"""Look into the attention of a backbone: who shares a group, and who attends to whom.
+"""Record the attention of a backbone: the groups of tokens, and their weights.
 
 ::
 
@@ -6,8 +6,8 @@
         backbone(image)
     tokens, weights = records[stage][block].of_token(row, col)
 
-Hooks keep what enters each attention; the weights are computed when they are asked for,
-so that the forward pass itself is the one that is always run.
+Hooks keep the input of each attention; the weights are computed on access, so that the
+forward pass is the usual one.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ from .ops.blockwise_attention import attention_weights, split_heads
 
 @dataclass(frozen=True)
 class AttentionRecord:
-    """What entered the attention of one block.
+    """The input of the attention in one block.
 
     Args:
         attention (GroupAttention): The module.
-        x (Tensor): The map that entered it, ``[1, H, W, C]``.
+        x (Tensor): Its input, ``[1, H, W, C]``.
         grouping (Grouping): How the map was cut into groups.
     """
 
@@ -41,7 +41,7 @@ class AttentionRecord:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the map, in tokens."""
-        return tuple(self.x.shape[1:3])
+        return self.x.shape[1], self.x.shape[2]
 
     def groups(self) -> Tensor:
         """List the tokens of each group: ``[groups, N]``.
@@ -54,14 +54,14 @@ class AttentionRecord:
         return numbers.squeeze(-1) - 1
 
     @torch.no_grad()
-    def weights(self, some: slice = slice(None)) -> Tensor:
-        """Compute the attention weights in some groups: ``[groups, heads, N, N]``.
+    def weights(self, groups: slice = slice(None)) -> Tensor:
+        """Compute the weights in a slice of the groups: ``[groups, heads, N, N]``.
 
-        Rows are queries and sum to 1 over the keys; those of padding mean nothing.
+        Rows are queries and sum to 1 over the keys; rows of padding mean nothing.
         """
         attention = self.attention
-        padding = self.groups()[some] < 0
-        qkv = attention.qkv(group_tokens(self.x, self.grouping)[some])
+        padding = self.groups()[groups] < 0
+        qkv = attention.qkv(group_tokens(self.x, self.grouping)[groups])
         q, k, _ = split_heads(qkv, attention.num_heads)
         table, scale = self.position_bias(), attention.scale
         return attention_weights(q, k, table, padding, self.grouping, scale)
@@ -73,11 +73,11 @@ class AttentionRecord:
         return None if pos is None else pos(self.grouping.rows, self.grouping.cols)
 
     def of_token(self, row: int, col: int) -> tuple[Tensor, Tensor]:
-        """Tell what one token attends to.
+        """Return what one token attends to.
 
         Returns:
-            tuple[Tensor]: The numbers of the N tokens in its group, padding left out,
-            and the weight it gives to each, ``[heads, N]``.
+            tuple[Tensor]: The numbers of the N tokens in its group without padding, and
+            the weight of each, ``[heads, N]``.
         """
         groups = self.groups()
         ((group, place),) = (groups == row * self.shape[1] + col).nonzero().tolist()
@@ -98,9 +98,11 @@ def record_attention(backbone: CrossFormer) -> Iterator[list[list[AttentionRecor
     """
     records: list[list[AttentionRecord]] = [[] for _ in backbone.layers]
     hooks = [
-        block.attn.register_forward_pre_hook(partial(_keep, records[stage]))
+        block.get_submodule('attn').register_forward_pre_hook(
+            partial(_keep, records[stage])
+        )
         for stage, layer in enumerate(backbone.layers)
-        for block in layer.blocks
+        for block in layer.get_submodule('blocks').children()
     ]
     try:
         yield records

@@ -135,7 +135,7 @@ def test_annotation_file(detector, change, told):
 def test_annotation_file_that_is_no_json(detector):
     cfg, root = detector
     (root / 'annotations' / TRAIN).write_text('{"images": [')
-    assert 'is not of the format of COCO' in alarms(cfg, 'check_annotations')[0]
+    assert 'is not in the format of COCO' in alarms(cfg, 'check_annotations')[0]
 
 
 def test_broken_image(detector):

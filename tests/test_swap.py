@@ -243,7 +243,7 @@ def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
     (tmp_path / 'empty.py').write_text('')
     for arguments, told in [
         (('nothing.py', *backbone, 'new.py'), 'nothing.py: there is no such file'),
-        (('empty.py', *backbone, 'old.py'), 'old.py is there already'),
+        (('empty.py', *backbone, 'old.py'), 'old.py exists already'),
         (('empty.py', *backbone, 'new.py'), 'it has no model'),
         (('mmdet::no/such.py', *backbone, 'new.py'), 'it cannot be read'),
     ]:
@@ -298,10 +298,10 @@ def test_swapped_config_trains(package, base, mim, mini_coco, mini_ade20k, tmp_p
 def small(cfg, root):
     """Let a config train for an epoch, or two iterations, on small images."""
     from crossformer_mm.preflight.first_step import shrink
-    from crossformer_mm.swap.dry_run import set_size
+    from crossformer_mm.swap.dry_run import make_small
 
     shrink(cfg._cfg_dict)
-    set_size(cfg, 192)
+    make_small(cfg, 192)
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)

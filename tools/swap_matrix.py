@@ -28,11 +28,12 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from crossformer_mm.swap.dry_run import (
+    SIDE,
     build_model,
     image_side,
     make_batch,
+    make_small,
     predict,
-    set_size,
     step,
 )
 from crossformer_mm.swap.rules import SwapError, read, short_line, swap
@@ -50,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/swap_matrix'))
     parser.add_argument('--backbone', default='CrossFormer_S')
+    parser.add_argument('--side', type=int, default=SIDE, help='of the images')
     parser.add_argument(
         '--only', nargs='+', metavar='NAME', help='such as mmdet or mmseg/fcn'
     )
@@ -68,7 +70,7 @@ def main() -> None:
     for row in wanted:
         if row['family'] in results:
             continue
-        row = run_apart(row, args.backbone, args.out)
+        row = run_apart(row, args.backbone, args.out, args.side)
         print(line(row), flush=True)
         with log.open('a') as file:
             file.write(json.dumps(row) + '\n')
@@ -111,11 +113,15 @@ def preference(file: str) -> tuple[bool, bool, bool, str]:
     )
 
 
-def run_apart(row: dict[str, Any], backbone: str, out: Path) -> dict[str, Any]:
+def run_apart(
+    row: dict[str, Any], backbone: str, out: Path, side: int
+) -> dict[str, Any]:
     """Run a family in a process of its own, which may take too long or crash."""
     start = time.perf_counter()
     queue = multiprocessing.SimpleQueue()
-    process = multiprocessing.Process(target=run, args=(row, backbone, out, queue))
+    process = multiprocessing.Process(
+        target=run, args=(row, backbone, out, side, queue)
+    )
     process.start()
     process.join()
     if queue.empty():
@@ -126,7 +132,11 @@ def run_apart(row: dict[str, Any], backbone: str, out: Path) -> dict[str, Any]:
 
 
 def run(
-    row: dict[str, Any], backbone: str, out: Path, queue: multiprocessing.SimpleQueue
+    row: dict[str, Any],
+    backbone: str,
+    out: Path,
+    side: int,
+    queue: multiprocessing.SimpleQueue,
 ) -> None:
     """Swap a config, run a step and a prediction, and put down what worked."""
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
@@ -137,30 +147,32 @@ def run(
     row = dict(row, file=row['family'].replace('/', '_') + '.py')
     (out / row['file']).unlink(missing_ok=True)
     try:
-        trial = swap(row['config'], backbone, out / row['file'])
+        trial = swap(row['config'], backbone, out / row['file'], side)
         row |= dict(swapped=True, step=True, gradients=not trial.without_gradient)
         row['without_gradient'] = len(trial.without_gradient)
         cfg = Config.fromfile(out / row['file'])
-        set_size(cfg, image_side(cfg))
-        predict(build_model(cfg), make_batch(cfg, 1))
+        side = image_side(cfg, side)
+        make_small(cfg, side)
+        predict(build_model(cfg), make_batch(cfg, side, 1))
         row['predict'] = True
     except SwapError as error:
         row['reason'] = str(error)
     except Exception as error:
         row['reason'] = f'predict: {short_line(error)}'
     if 'reason' in row or not row.get('gradients'):
-        row['stock'] = stock(row['config'])
+        row['stock'] = stock(row['config'], side)
     queue.put(row)
 
 
-def stock(config: str) -> str:
+def stock(config: str, side: int) -> str:
     """Say what the config does without a swap."""
     try:
         cfg = read(config)
-        set_size(cfg, image_side(cfg))
+        side = image_side(cfg, side)
+        make_small(cfg, side)
         model = build_model(cfg)
-        trial = step(model, make_batch(cfg))
-        predict(model, make_batch(cfg, 1))
+        trial = step(model, make_batch(cfg, side))
+        predict(model, make_batch(cfg, side, 1))
     except Exception as error:
         return short_line(error)
     without = len(trial.without_gradient)

@@ -60,7 +60,7 @@ def test_copy_is_one_file_that_equals_the_original(command, tmp_path):
     # The bases' variable, which would be dead in the copy.
     assert original.pop('backbone')['type'] == 'CrossFormer_S'
     assert Config.fromfile(copy).to_dict() == original
-    with pytest.raises(SystemExit, match='is there already'):
+    with pytest.raises(SystemExit, match='exists already'):
         command(NAME, '--copy', tmp_path / 'new')
 
 
