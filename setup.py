@@ -44,8 +44,8 @@ setup(
     cmdclass={'build_py': BuildWithTools},
     entry_points={
         'console_scripts': [
-            'crossformer-config = crossformer_mm.shipped:main',
-            'crossformer-weights = crossformer_mm.weights:main',
+            'crossformer-config = crossformer_mm.commands.config:main',
+            'crossformer-weights = crossformer_mm.commands.weights:main',
         ]
     },
     python_requires='>=3.10',

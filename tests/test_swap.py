@@ -8,9 +8,9 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS, DefaultScope
 
-from crossformer_mm import swap
-from crossformer_mm.swap import Outputs, backbone_config, translate
-from crossformer_mm.write_config import Change, config_text
+from crossformer_mm.swap import rules
+from crossformer_mm.swap.rules import Outputs, backbone_config, translate
+from crossformer_mm.swap.write_config import Change, config_text
 from tests.conftest import ROOT, on_openmmlab
 
 COMMAND = Path(sys.executable).with_name('crossformer-config')
@@ -80,7 +80,7 @@ def changes(**settings):
     cfg = Config(
         dict(default_scope='mmdet', model=model | settings.pop('model', {}), **settings)
     )
-    return {c.path: c.value for c in swap.changes(cfg, 'CrossFormer_S')}
+    return {c.path: c.value for c in rules.changes(cfg, 'CrossFormer_S')}
 
 
 def test_neck_is_changed_and_heads_behind_it_stay():
@@ -145,14 +145,14 @@ def test_pyramid_of_a_plain_transformer():
         (dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]), True),
         (dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0]), True),
         (dict(pad_size_divisor=32), True),
-        (swap.normalized(), False),
+        (rules.normalized(), False),
     ],
 )
 def test_normalization(preprocessor, differs):
     found = changes(model=dict(data_preprocessor=preprocessor))
     assert (('model', 'data_preprocessor') in found) == differs
     if differs:
-        assert found['model', 'data_preprocessor'] == swap.normalized()
+        assert found['model', 'data_preprocessor'] == rules.normalized()
 
 
 def test_adamw_for_sgd_only():
@@ -210,8 +210,8 @@ def test_what_else_goes_and_stays():
 )
 def test_refused_by_name(model, told):
     cfg = Config(dict(default_scope='mmseg', model=model))
-    with pytest.raises(swap.SwapError, match=told):
-        swap.changes(cfg, 'CrossFormer_S')
+    with pytest.raises(rules.SwapError, match=told):
+        rules.changes(cfg, 'CrossFormer_S')
 
 
 def test_text_is_as_ruff_formats_it(tmp_path):
@@ -244,7 +244,7 @@ def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
     (tmp_path / 'empty.py').write_text('')
     for arguments, told in [
         (('nothing.py', *backbone, 'new.py'), 'nothing.py: there is no such file'),
-        (('empty.py', *backbone, 'old.py'), 'old.py is there already'),
+        (('empty.py', *backbone, 'old.py'), 'old.py exists already'),
         (('empty.py', *backbone, 'new.py'), 'it has no model'),
         (('mmdet::no/such.py', *backbone, 'new.py'), 'it cannot be read'),
     ]:
@@ -303,10 +303,10 @@ def test_swapped_config_trains(package, base, mim, mini_coco, mini_ade20k, tmp_p
 def make_short(cfg, root):
     """Let a config train for an epoch of two images, or an iteration."""
     from crossformer_mm.preflight.first_step import shrink
-    from crossformer_mm.trial import set_size
+    from crossformer_mm.swap.dry_run import make_small
 
     shrink(cfg._cfg_dict)
-    set_size(cfg, 192)
+    make_small(cfg, 192)
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)

@@ -19,7 +19,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 
-from crossformer_mm.trial import random_objects, segmentation_sample
+from crossformer_mm.swap.dry_run import random_objects, segmentation_sample
 from parts.model_cost import cost_parser, load_config
 
 GIGABYTE = 1024**3

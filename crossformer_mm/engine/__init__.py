@@ -5,6 +5,7 @@
 ``resume``       the checkpoint that an interrupted training is resumed from
 ``hooks``        seeds by epoch
 ``layer_decay``  learning rates that decay from the head to the image
+``onedl``        configs that inherit from ``mmseg::`` where mmseg is the OneDL fork
 """
 
 from .hooks import EpochSeedHook

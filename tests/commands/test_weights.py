@@ -13,8 +13,8 @@ import gdown
 import pytest
 import requests
 
-from crossformer_mm import weights
 from crossformer_mm.checkpoint.convert import sha256
+from crossformer_mm.commands import weights
 from tests.checkpoint import kinds
 
 CONFIRM = """<html><body><form id="download-form" method="get"
@@ -134,13 +134,13 @@ def test_fetch(command, drive, tiny, tmp_path):
     (file,) = (tmp_path / 'pretrained').iterdir()
     assert file.name == 'backbone-crossformer-s.pth' and file.read_bytes() == tiny
     assert f'SHA-256 {sha256(file)}' in out and 'classifier' in out
-    with pytest.raises(SystemExit, match='is there already'):
+    with pytest.raises(SystemExit, match='exists already'):
         command('S')
 
 
 def test_a_transfer_that_was_cut_off_goes_on(command, drive, tiny, tmp_path):
     drive.content, drive.cut = tiny, len(tiny) // 2
-    with pytest.raises(SystemExit, match='the same command goes on'):
+    with pytest.raises(SystemExit, match='The same command continues'):
         command('S')
     assert not (tmp_path / 'pretrained' / 'backbone-crossformer-s.pth').exists()
     command('S')
@@ -168,7 +168,7 @@ def test_quota(name, told, command, drive, tmp_path):
     ('content', 'told'),
     [
         (b'<!DOCTYPE html><html>Sign in</html>', 'web page'),
-        (b'no checkpoint', 'of no use'),
+        (b'no checkpoint', 'something else'),
     ],
 )
 def test_what_is_no_checkpoint(content, told, command, drive, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from crossformer_mm import shipped
+from crossformer_mm.commands import config
 
 NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
 
@@ -17,7 +17,7 @@ def command(monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr(sys, 'argv', ['crossformer-config', *map(str, arguments)])
-        shipped.main()
+        config.main()
         return capsys.readouterr().out.strip()
 
     return call
@@ -25,7 +25,7 @@ def command(monkeypatch, capsys):
 
 def test_list(command):
     lines = command().splitlines()
-    assert len(lines) == len(shipped.config_names()) + 1
+    assert len(lines) == len(config.config_names()) + 1
     assert f'{NAME}  box AP 45.4, mask AP 41.4' in [
         ' '.join(line.split()).replace(' box', '  box') for line in lines
     ]
@@ -60,7 +60,7 @@ def test_copy_is_one_file_that_equals_the_original(command, tmp_path):
     # The bases' variable, which would be dead in the copy.
     assert original.pop('backbone')['type'] == 'CrossFormer_S'
     assert Config.fromfile(copy).to_dict() == original
-    with pytest.raises(SystemExit, match='is there already'):
+    with pytest.raises(SystemExit, match='exists already'):
         command(NAME, '--copy', tmp_path / 'new')
 
 

@@ -1,4 +1,4 @@
-"""A config as text: its base and what differs, laid out as ruff's formatter does."""
+"""The text of a config: its base and what differs, as ruff formats it."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ class Change(NamedTuple):
     """A value that differs from the base.
 
     Attributes:
-        path: The keys that lead to it, and the places in lists.
-        value: What it is now.
-        note: What is said above it.
+        path: The keys that lead to it, and the indices in lists.
+        value: The new value.
+        note: A comment above it.
     """
 
     path: tuple[str | int, ...]
@@ -23,7 +23,7 @@ class Change(NamedTuple):
 
 def config_text(base: str, changes: Sequence[Change]) -> str:
     """Return the text of a config."""
-    settings: dict[str, Any] = {}
+    settings: dict[str | int, Any] = {}
     in_lists = []
     for change in changes:
         if any(isinstance(key, int) for key in change.path):
@@ -36,7 +36,7 @@ def config_text(base: str, changes: Sequence[Change]) -> str:
     lines = [f'_base_ = {base!r}', '']
     for key, value in settings.items():
         lines += assignment(f'{key} = ', value, '')
-    # A list is inherited as a whole: what lies in one is set in the base's.
+    # A list is inherited as a whole: an entry is changed in the base's list.
     for path, value, note in in_lists:
         name = ''.join(f'[{k}]' if isinstance(k, int) else f'.{k}' for k in path)
         lines += assignment(f'_base_{name} = ', Change(path, value, note), '')
@@ -87,7 +87,7 @@ def one_line(value: Any) -> str:
 
 
 def has_note(value: Any) -> bool:
-    """Tell whether a note stands inside a value."""
+    """Return whether there is a note inside a value."""
     if isinstance(value, Change):
         return bool(value.note) or has_note(value.value)
     return isinstance(value, dict) and any(map(has_note, value.values()))

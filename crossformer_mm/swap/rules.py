@@ -1,69 +1,82 @@
-"""``crossformer-config swap``: write a config that is another one on CrossFormer.
+"""``crossformer-config swap``: replace the backbone of a config by a CrossFormer.
 
-The stock backbone is built and run on an empty image: its outputs say which of ours
-take their places, and which numbers in the neck and the heads are widths of them.
+The stock backbone is built and run on an empty image. The strides of its outputs decide
+which outputs of CrossFormer replace them; their widths are then replaced in the neck
+and the heads.
 """
 
 import os
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from .checkpoint.recognize import backbone_file
-from .models.archs import ARCHS, NAMES
-from .trial import (
-    Trial,
+from ..checkpoint.recognize import backbone_file
+from ..engine.checks import type_name
+from ..models.archs import ARCHS, NAMES
+from .dry_run import (
+    SIDE,
+    StepResult,
     build_backbone,
     build_model,
     first_line,
     image_side,
     make_batch,
+    make_small,
     outputs_of,
-    set_size,
     step,
 )
 from .write_config import Change, config_text
 
-STRIDES = [4, 8, 16, 32]  # of our four outputs
-# Their heads are made for the branches of this very backbone, which are no pyramid.
-MULTI_BRANCH = ('ICNet', 'BiSeNetV1', 'BiSeNetV2', 'DDRNet', 'PIDNet', 'FastSCNN')
-MULTI_BRANCH += ('STDCContextPathNet', 'TridentResNet')
-MULTI_BRANCH += ('DetectoRS_ResNet', 'DetectoRS_ResNeXt')
+STRIDES = [4, 8, 16, 32]  # of the four outputs of CrossFormer
+# Backbones with several branches or stacks, for which the heads are built.
+MULTI_BRANCH = (
+    'BiSeNetV1',
+    'BiSeNetV2',
+    'DDRNet',
+    'DetectoRS_ResNeXt',
+    'DetectoRS_ResNet',
+    'FastSCNN',
+    'HourglassNet',
+    'ICNet',
+    'PIDNet',
+    'STDCContextPathNet',
+    'TridentResNet',
+)
 
 
 class SwapError(ValueError):
-    """Why a config cannot be on another backbone."""
+    """A config whose backbone cannot be replaced, and the reason."""
 
 
 class Outputs(NamedTuple):
-    """What a backbone returns, from its first output to its last."""
+    """Widths and strides of a backbone's outputs, from first to last."""
 
     widths: list[int]
     strides: list[int]
 
 
-def swap(config: str, backbone: str, out: Path) -> Trial:
-    """Write a config that inherits another one and sets what CrossFormer needs.
+def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
+    """Write a config that inherits another one, with a CrossFormer as its backbone.
 
     Args:
         config (str): A path, or a config of a package such as ``mmdet::a/b.py``.
         backbone (str): A registered name, such as 'CrossFormer_S'.
-        out (Path): The file, which must not be there yet.
+        out (Path): The file, which must not exist yet.
+        side (int): Height and width of the synthetic images. Defaults to 384.
 
     Returns:
-        Trial: One step of the new model on two made-up images.
+        StepResult: A training step of the new model on two synthetic images.
 
     Raises:
-        SwapError: If the config cannot be read, its model has no backbone that could be
-            exchanged, or the new model does not run. Nothing is written then.
+        SwapError: If the config cannot be read, its backbone cannot be replaced, or the
+            new model does not run. Nothing is written then.
     """
     if out.suffix != '.py':
         raise SwapError(f'--out must end with .py, got {out}')
     if out.exists():
-        raise SwapError(f'{out} is there already: name another file, or remove it')
+        raise SwapError(f'{out} exists already: name another file, or remove it')
     if '::' in config:
         base = config
     elif Path(config).is_file():
@@ -71,51 +84,52 @@ def swap(config: str, backbone: str, out: Path) -> Trial:
     else:
         raise SwapError('there is no such file')
     text = config_text(base, changes(read(config), backbone))
-    # Hidden until its model has run.
+    # Hidden until the model has run.
     draft = out.with_name(f'.{out.name}')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text)
-        trial = try_model(Config.fromfile(draft))
+        result = try_model(Config.fromfile(draft), side)
         draft.rename(out)
     except OSError as error:
         raise SwapError(f'{out} cannot be written: {error}') from error
     finally:
         draft.unlink(missing_ok=True)
-    return trial
+    return result
 
 
 def read(config: str) -> Config:
-    """Read a config as another one inherits it."""
+    """Read a config as one that inherits it does."""
     base = config if '::' in config else os.path.abspath(config)
     try:
         return Config.fromstring(f'_base_ = {base!r}', '.py')
-    except Exception as error:  # of the file itself, too
-        raise SwapError(f'it cannot be read: {short_line(error)}') from error
+    except Exception as error:  # whatever the file raises
+        raise SwapError(f'it cannot be read: {first_line(error)}') from error
 
 
-def try_model(cfg: Config) -> Trial:
-    """Run one step of a new model on two made-up images."""
-    set_size(cfg, image_side(cfg))
+def try_model(cfg: Config, side: int) -> StepResult:
+    """Run one training step of a model on two synthetic images."""
+    side = image_side(cfg, side)
+    make_small(cfg, side)
     try:
-        trial = step(build_model(cfg), make_batch(cfg))
+        result = step(build_model(cfg), make_batch(cfg, side))
     except Exception as error:
         raise SwapError(
-            f'{cfg.model.type} does not run on it: {short_line(error)}. '
+            f'{cfg.model.type} does not run with it: {first_line(error)}. '
             'Nothing was written.'
         ) from error
-    if not trial.is_finite:
+    if not result.is_finite:
         raise SwapError(
-            f'{cfg.model.type} has a loss that is not finite: {trial.losses}'
+            f'{cfg.model.type} has a loss that is not finite: {result.losses}'
         )
-    return trial
+    return result
 
 
 def changes(cfg: Config, backbone: str) -> list[Change]:
-    """List what a config has to set beside its base.
+    """List what differs from the base config.
 
     Raises:
-        SwapError: If the model is of a kind that cannot be swapped.
+        SwapError: If the backbone cannot be replaced.
     """
     stock = stock_outputs(cfg)
     given, notes = backbone_config(backbone, stock)
@@ -136,43 +150,42 @@ def changes(cfg: Config, backbone: str) -> list[Change]:
     found.append(Change(('model', 'backbone'), dict(_delete_=True, **given), notes))
     found += list(widths_in_model(cfg.model, stock.widths, widths))
     if cfg.get('load_from'):
-        note = 'The base goes on from weights of a network on its own backbone.'
+        note = 'The base starts from weights of a model with its own backbone.'
         found.append(Change(('load_from',), None, note))
     return [*found, *optimization(cfg)]
 
 
 def stock_outputs(cfg: Config) -> Outputs:
-    """Return what the backbone of a config returns.
+    """Return the widths and strides of the outputs of a config's backbone.
 
     Raises:
-        SwapError: If there is none, or its outputs are no pyramid.
+        SwapError: If there is none, or its outputs are not a pyramid.
     """
     model = cfg.get('model')
     if not model:
-        raise SwapError('it has no model: give the config of a training, not of a part')
+        raise SwapError('it has no model: name the config of a training')
     if 'backbone' not in model:
         parts = [key for key, value in model.items() if isinstance(value, dict)]
         raise SwapError(
-            f'{model.type} has no backbone of its own, but {", ".join(parts)}: such '
-            'wrappers of other models cannot be swapped; swap the config of the model '
-            'inside'
+            f'{model.type} has no backbone of its own, only {", ".join(parts)}: if it '
+            'wraps another model, swap the config of that one'
         )
     kind = model.backbone.type
     if kind in MULTI_BRANCH:
         raise SwapError(
-            f'{kind} has several branches, for which the rest of {model.type} is made'
+            f'{kind} has several branches, and {model.type} is built for them'
         )
     try:
         widths, strides = zip(*outputs_of(build_backbone(cfg), model.backbone))
     except Exception as error:
         raise SwapError(
-            f'its own backbone, {kind}, does not run, and tells no widths: '
-            f'{short_line(error)}'
+            f'its own backbone, {kind}, does not run, so its widths are unknown: '
+            f'{first_line(error)}'
         ) from error
     if list(strides) != sorted(strides):
         raise SwapError(
-            f'{kind} returns maps that become larger (strides {list(strides)}), for '
-            f'which the rest of {model.type} is made'
+            f'{kind} returns maps that grow (strides {list(strides)}), which the '
+            f'heads of {model.type} are built for'
         )
     if len(strides) > len(STRIDES):
         raise SwapError(
@@ -182,7 +195,7 @@ def stock_outputs(cfg: Config) -> Outputs:
 
 
 def backbone_config(name: str, stock: Outputs) -> tuple[dict[str, Any], str]:
-    """Return the config of our backbone, and what was chosen in it."""
+    """Return the config of a CrossFormer, and a note on the choice of its outputs."""
     count = len(stock.strides)
     same = len(set(stock.strides)) == count and set(stock.strides) <= set(STRIDES)
     if same:
@@ -198,7 +211,9 @@ def backbone_config(name: str, stock: Outputs) -> tuple[dict[str, Any], str]:
         )
     elif count < 4:
         note = f'The outputs at strides {", ".join(map(str, ours))}, as in the base.'
-    config = dict(type=name, group_size=[7, 7, 7, 7], crs_interval=[8, 4, 2, 1])
+    config: dict[str, Any] = dict(
+        type=name, group_size=[7, 7, 7, 7], crs_interval=[8, 4, 2, 1]
+    )
     if count < 4:
         config['out_indices'] = tuple(indices)
     checkpoint = f'pretrained/{backbone_file(NAMES[name])}'
@@ -209,16 +224,14 @@ def backbone_config(name: str, stock: Outputs) -> tuple[dict[str, Any], str]:
 def widths_in_model(
     model: dict[str, Any], old: list[int], new: list[int]
 ) -> Iterator[Change]:
-    """List the widths in the neck, or in all heads where there is no neck."""
+    """List the widths in the neck, or in all heads if there is no neck."""
     if made_pyramid := pyramid_of_plain(model):
-        note = (
-            'The neck of the base makes a pyramid, which the backbone returns itself.'
-        )
+        note = 'The neck of the base makes a pyramid, which CrossFormer has already.'
         yield Change(('model', 'neck'), None, note)
         old = made_pyramid
     elif model.get('neck'):
         several = isinstance(model['neck'], list)
-        # Of several, the others take what the first one returns.
+        # The first of several takes the outputs of the backbone.
         first = model['neck'][0] if several else model['neck']
         path = ('model', 'neck', 0) if several else ('model', 'neck')
         yield from widths_in(first, path, old, new)
@@ -238,11 +251,12 @@ def widths_in_model(
 
 
 def pyramid_of_plain(model: dict[str, Any]) -> list[int]:
-    """Return the widths of the pyramid that a neck makes of a plain transformer."""
-    neck = model.get('neck') or {}
-    if not isinstance(neck, list) and neck.get('type') == 'MultiLevelNeck':
+    """Return the widths of the pyramid that a neck makes of a ViT's outputs."""
+    neck: Any = model.get('neck')
+    kind = type_name(neck) if isinstance(neck, dict) else ''
+    if kind == 'MultiLevelNeck':
         return [neck.out_channels] * len(neck.scales)
-    if not isinstance(neck, list) and neck.get('type') == 'Feature2Pyramid':
+    if kind == 'Feature2Pyramid':
         return [neck.embed_dim] * len(neck.rescales)
     return []
 
@@ -312,7 +326,7 @@ def normalized() -> dict[str, Any]:
 
 
 def optimization(cfg: Config) -> Iterator[Change]:
-    """Take AdamW in the place of SGD, and a layer decay that knows the backbone."""
+    """Replace SGD by AdamW, and a layer decay by one that knows the backbone."""
     wrapper = cfg.get('optim_wrapper', {})
     path = ('optim_wrapper',)
     optimizer = wrapper.get('optimizer', {})
@@ -321,11 +335,11 @@ def optimization(cfg: Config) -> Iterator[Change]:
         rate, decay = (6e-5, 0.01) if cfg.default_scope == 'mmseg' else (1e-4, 1e-4)
         adamw = dict(_delete_=True, type='AdamW', lr=rate, weight_decay=decay)
         note = (
-            'AdamW instead of SGD, at the rate and decay published for CrossFormer and '
-            'a batch of 16.'
+            'AdamW instead of SGD, with the learning rate and weight decay published '
+            'for CrossFormer and a batch of 16.'
         )
         if wrapper.get('clip_grad'):
-            note += " The clip of gradients is the base's."
+            note += ' The gradient clipping of the base is kept.'
         yield Change((*path, 'optimizer'), adamw, note)
         if cfg.default_scope == 'mmseg' and 'paramwise_cfg' not in wrapper:
             yield Change((*path, 'paramwise_cfg'), dict(norm_decay_mult=0.0))
@@ -338,11 +352,5 @@ def optimization(cfg: Config) -> Iterator[Change]:
         note = f'{constructor} does not know the layers of CrossFormer.'
         ours = 'LayerDecayOptimWrapperConstructor'
         yield Change((*path, 'constructor'), ours, note)
-        decay = dict(_delete_=True, layer_decay_rate=rate)
-        yield Change((*path, 'paramwise_cfg'), decay)
-
-
-def short_line(error: BaseException) -> str:
-    """Return the kind of an error and 200 letters of the first line that it says."""
-    line = first_line(error)
-    return textwrap.shorten(line, line.index(' ') + 201)
+        rates = dict(_delete_=True, layer_decay_rate=rate)
+        yield Change((*path, 'paramwise_cfg'), rates)

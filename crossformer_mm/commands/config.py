@@ -1,4 +1,4 @@
-"""The command ``crossformer-config``: find the configs that come with the package.
+"""The command ``crossformer-config``: list, find and copy the package's configs.
 
 ::
 
@@ -7,8 +7,8 @@
     crossformer-config NAME --copy FOLDER   # a copy to edit, in one file
     crossformer-config swap CONFIG --backbone CrossFormer_S --out FILE
 
-The examples for data of one's own, ``own_*``, are copied as they are written: all in
-them follows from their first lines.
+The examples for own data, ``own_*``, are copied as they are written, since everything
+in them depends on their first lines.
 """
 
 import argparse
@@ -23,10 +23,10 @@ import yaml
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from .models.archs import NAMES
-from .swap import SwapError, swap
+from ..models.archs import NAMES
+from ..swap.rules import SwapError, swap
 
-FOLDER = Path(__file__).parent / '.mim' / 'configs'
+FOLDER = Path(__file__).parents[1] / '.mim' / 'configs'
 
 
 def main() -> None:
@@ -38,14 +38,14 @@ def main() -> None:
         prog='crossformer-config',
         description='List the configs that come with crossformer_mm, with the published'
         ' results; with a NAME, print the path of that config.',
-        epilog='"crossformer-config swap --help": any other config on CrossFormer.',
+        epilog='"crossformer-config swap --help": replace the backbone of any config.',
     )
     parser.add_argument('name', metavar='NAME', nargs='?', help='name of a config')
     parser.add_argument(
         '--copy',
         metavar='FOLDER',
         type=Path,
-        help='write it into FOLDER instead, its bases merged in, to be edited there',
+        help='write it into FOLDER instead, with its bases merged in, to be edited',
     )
     args = parser.parse_args()
     if args.name is None:
@@ -78,40 +78,40 @@ def find_config(name: str) -> Path:
 
 
 def letters(name: str) -> str:
-    """Return the letters and digits of a name, which people remember."""
+    """Return only the letters and digits of a name."""
     return ''.join(filter(str.isalnum, name.lower()))
 
 
 def copy_config(path: Path, folder: Path) -> Path:
-    """Write a config and its bases as one file, which must not be there yet."""
+    """Write a config and its bases as one file, which must not exist yet."""
     target = folder / path.name
     if target.exists():
-        fail(f'{target} is there already: choose another folder, or remove it')
+        fail(f'{target} exists already: choose another folder, or remove it')
     if path.stem.startswith('own_'):
         text = path.read_text()
     else:
-        # What an environment variable sets, such as COCO_ROOT, it sets in the copy too.
+        # So that an environment variable, such as COCO_ROOT, works in the copy too.
         config = Config.fromfile(path, use_environment_variables=False)
-        # The bases' own variable: in a copy, changing it would change nothing.
+        # A variable of the bases: in a copy, changing it would change nothing.
         config.pop('backbone', None)
         text = config.pretty_text
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The copy appears complete or not at all.
-        with TemporaryDirectory(prefix='.', dir=folder) as workshop:
-            Path(workshop, path.name).write_text(text)
-            Path(workshop, path.name).rename(target)
+        with TemporaryDirectory(prefix='.', dir=folder) as draft:
+            Path(draft, path.name).write_text(text)
+            Path(draft, path.name).rename(target)
     except OSError as error:
         fail(f'{target} cannot be written: {error}')
     return target
 
 
 def write_swap(arguments: list[str]) -> None:
-    """Write a config that is another one on a backbone of ours."""
+    """Write a config that is another one with a CrossFormer as its backbone."""
     parser = argparse.ArgumentParser(
         prog='crossformer-config swap',
-        description='Write a config that inherits CONFIG and sets what a CrossFormer '
-        'in the place of its backbone needs. One step on made-up images has to work.',
+        description='Write a config that inherits CONFIG and has a CrossFormer as its '
+        'backbone. One training step on synthetic images has to work.',
     )
     parser.add_argument(
         'config', metavar='CONFIG', help='a path, mmdet::FOLDER/NAME.py or mmseg::...'
@@ -128,22 +128,22 @@ def write_swap(arguments: list[str]) -> None:
     warnings.simplefilter('ignore')
     MMLogger.get_instance('swap', log_level='ERROR')
     try:
-        trial = swap(args.config, args.backbone, args.out)
+        result = swap(args.config, args.backbone, args.out)
     except SwapError as error:
         fail(f'{args.config}: {error}')
     print(args.out)
-    if trial.without_gradient:
-        names = '\n  '.join(trial.without_gradient)
+    if result.without_gradient:
+        names = '\n  '.join(result.without_gradient)
         print(
-            'These parameters got no gradient in a step on made-up images. On several '
-            'GPUs training stops at the like; the config wants '
-            f'find_unused_parameters = True then:\n  {names}',
+            'These parameters got no gradient in a step on synthetic images. To train '
+            'on several GPUs, set find_unused_parameters = True in the config:\n  '
+            + names,
             file=sys.stderr,
         )
 
 
 def print_list() -> None:
-    """Print each config and what the authors have published for it."""
+    """Print each config with the results that the authors published for it."""
     results = {
         model['Name']: ', '.join(
             f'{metric} {value}'

@@ -1,28 +1,30 @@
-"""One step of a model on made-up images: what building it does not show."""
+"""Run a model on a synthetic batch: one training step, one prediction."""
 
 import math
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
-from .models.init_cfg import as_list, is_pretrained
+from ..models.init_cfg import as_list, is_pretrained
 
 OBJECTS = 8  # per image; COCO has 7.3 on average
-SIDE = 384  # of the images: the kernels of DDOD want three pixels at stride 128
+SIDE = 384  # pixels: DDOD's kernels need three at stride 128
 
 
-class Trial(NamedTuple):
-    """What one step has shown.
+class StepResult(NamedTuple):
+    """Result of a training step.
 
     Attributes:
-        losses: The losses by their names.
-        without_gradient: Names of the parameters that no loss reaches.
+        losses: The losses by name.
+        without_gradient: Names of the parameters that get no gradient.
     """
 
     losses: dict[str, float]
@@ -34,8 +36,8 @@ class Trial(NamedTuple):
         return all(map(math.isfinite, self.losses.values()))
 
 
-def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config with random weights; no file is read."""
+def build_model(cfg: Config) -> BaseModel:
+    """Build the model of a config with random weights; read no file."""
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     given = without_pretrained(cfg.model.to_dict())
     if 'data_preprocessor' not in given and 'data_preprocessor' in cfg:
@@ -46,7 +48,7 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def without_pretrained(node: Any) -> Any:
-    """Return a part of a config without the files that weights are loaded from."""
+    """Return a part of a config without its pretrained files."""
     if isinstance(node, (list, tuple)):
         return type(node)([without_pretrained(value) for value in node])
     if not isinstance(node, dict):
@@ -60,11 +62,11 @@ def without_pretrained(node: Any) -> Any:
     return kept
 
 
-def step(model: nn.Module, batch: dict[str, list[Any]]) -> Trial:
-    """Run the model forward and backward on a batch of a data loader."""
+def step(model: BaseModel, batch: dict[str, list[Any]]) -> StepResult:
+    """Run the model forward and backward on a batch from a data loader."""
     model.train()
     for module in model.modules():
-        # A block that is dropped for all images gets no gradient.
+        # A block that is dropped in all images gets no gradient.
         if type(module).__name__ == 'DropPath':
             module.eval()
     model.zero_grad()
@@ -76,31 +78,30 @@ def step(model: nn.Module, batch: dict[str, list[Any]]) -> Trial:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and parameter.grad is None
     ]
-    return Trial({name: float(value) for name, value in logged.items()}, without)
+    return StepResult({name: float(value) for name, value in logged.items()}, without)
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batch: dict[str, list[Any]]) -> list[BaseDataElement]:
-    """Run the model on a batch of a data loader as a test does."""
+def predict(model: BaseModel, batch: dict[str, list[Any]]) -> list[BaseDataElement]:
+    """Run the model on a batch from a data loader as in testing."""
     model.eval()
     return model.test_step(batch)
 
 
-def image_side(cfg: Config) -> int:
-    """Return a side of images that suits a model: SSD is built for a single one."""
-    return max(
-        [SIDE, *(n for n in find_keys(cfg.model, 'input_size') if type(n) is int)]
-    )
+def image_side(cfg: Config, side: int = SIDE) -> int:
+    """Return the side of images for a model: SSD is built for a fixed one."""
+    sizes = [n for n in find_keys(cfg.model, 'input_size') if type(n) is int]
+    return max([side, *sizes])
 
 
-def make_batch(cfg: Config, images: int = 2) -> dict[str, list[Any]]:
+def make_batch(cfg: Config, side: int, images: int = 2) -> dict[str, list[Any]]:
     """Make random images with random objects, as a data loader returns them.
 
     Args:
         cfg (Config): Whether to make boxes or label maps, and of how many classes.
+        side (int): Height and width of the images.
         images (int): The size of the batch. Defaults to 2.
     """
-    side = image_side(cfg)
     make = segmentation_sample if cfg.default_scope == 'mmseg' else detection_sample
     counts = [
         n for n in find_keys(cfg.model, 'num_classes') if type(n) is int and n > 0
@@ -111,24 +112,29 @@ def make_batch(cfg: Config, images: int = 2) -> dict[str, list[Any]]:
     return dict(inputs=list(inputs), data_samples=samples)
 
 
-def set_size(cfg: Config, side: int) -> None:
-    """Let the preprocessor of a segmentor pad to the size of small images."""
+def make_small(cfg: Config, side: int) -> None:
+    """Change a config so that a step takes seconds: small images, fewer samples."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+    if preprocessor:
+        preprocessor.pop('batch_augments', None)  # to images of a thousand pixels
     if cfg.default_scope == 'mmseg' and preprocessor:
         preprocessor.pop('size_divisor', None)
         preprocessor['size'] = (side, side)
+    for sampler in find_keys(cfg.model, 'sampler'):
+        if isinstance(sampler, dict) and 'num' in sampler:  # of regions
+            sampler['num'] = min(sampler['num'], 64)
 
 
 def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElement:
-    """Make random boxes, their masks full, and a map of two classes."""
+    """Make random boxes, masks as large as these, and a map of two classes."""
     from mmdet.structures import DetDataSample
 
     objects = random_objects(height, width, classes)
     shape = dict(img_shape=(height, width), ori_shape=(height, width))
-    shape |= dict(pad_shape=(height, width), scale_factor=(1.0, 1.0))
+    shape |= dict(pad_shape=(height, width))
     scores = torch.ones(OBJECTS)
     return DetDataSample(
-        metainfo=dict(shape, flip=False, img_id=0),
+        metainfo=dict(shape, scale_factor=(1.0, 1.0), flip=False, img_id=0),
         gt_instances=objects,
         ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)),
         proposals=InstanceData(bboxes=objects.bboxes.clone(), scores=scores),
@@ -137,7 +143,7 @@ def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElem
 
 
 def random_objects(height: int, width: int, classes: int) -> InstanceData:
-    """Make random boxes, their masks full."""
+    """Make random boxes, and masks as large as these."""
     from mmdet.structures.mask import BitmapMasks
 
     corners = torch.rand(OBJECTS, 2) * 0.7
@@ -166,7 +172,7 @@ def segmentation_sample(height: int, width: int, classes: int = 150) -> BaseData
 
 
 def build_backbone(cfg: Config) -> nn.Module:
-    """Build the backbone of a config with random weights; no file is read."""
+    """Build the backbone of a config with random weights; read no file."""
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return MODELS.build(without_pretrained(cfg.model.backbone))
 
@@ -188,24 +194,27 @@ def outputs_of(network: nn.Module, config: dict[str, Any]) -> list[tuple[int, in
 
 
 def is_map(value: Any) -> bool:
-    """Tell whether a value is a map of features, [B, C, H, W]."""
+    """Return whether a value is a feature map, [B, C, H, W]."""
     return isinstance(value, Tensor) and value.ndim == 4
 
 
 def first_line(error: BaseException) -> str:
-    """Return the kind of an error and the first line of what it says."""
+    """Return the type of an error and the first 200 letters of its first line."""
     line = (str(error).strip() or '-').splitlines()[0]
-    return f'{type(error).__name__}: {line}'
+    return f'{type(error).__name__}: {textwrap.shorten(line, 200)}'
 
 
-def find_keys(node: Any, wanted: str) -> Iterator[Any]:
-    """List the values of a key, wherever it stands in a config."""
+def parts_of(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """List every dict inside a config with its path, such as 'model.neck[0]'."""
     if isinstance(node, dict):
+        yield path, node
         for key, value in node.items():
-            if key == wanted:
-                yield value
-            else:
-                yield from find_keys(value, wanted)
+            yield from parts_of(value, f'{path}.{key}')
     elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from find_keys(value, wanted)
+        for i, value in enumerate(node):
+            yield from parts_of(value, f'{path}[{i}]')
+
+
+def find_keys(node: Any, wanted: str) -> list[Any]:
+    """List the values of a key in all dicts inside a config."""
+    return [part[wanted] for _, part in parts_of(node, '') if wanted in part]

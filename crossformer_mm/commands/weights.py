@@ -1,4 +1,4 @@
-"""The command ``crossformer-weights``: fetch the weights that the authors published.
+"""The command ``crossformer-weights``: download the weights that the authors published.
 
 ::
 
@@ -15,9 +15,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from .checkpoint.convert import sha256
-from .checkpoint.reader import CheckpointError, read_checkpoint
-from .checkpoint.recognize import (
+from ..checkpoint.convert import sha256
+from ..checkpoint.reader import CheckpointError, read_checkpoint
+from ..checkpoint.recognize import (
     DRIVE_IDS,
     REPOSITORY,
     backbone_file,
@@ -30,10 +30,10 @@ class Published(NamedTuple):
     """A file that the authors published.
 
     Args:
-        kind (str): What it holds: 'classifier', 'detector' or 'segmentor'.
+        kind (str): Its model: 'classifier', 'detector' or 'segmentor'.
         variant (str): Key of ``archs.ARCHS``.
-        parameters (float): Millions of them, as published.
-        drive (str, optional): Id on Google Drive; None where it is not there.
+        parameters (float): Number of parameters in millions, as published.
+        drive (str, optional): Id on Google Drive; None if it is not there.
         baidu (str): Name of the share on BaiduCloud.
         key (str): The key that the authors publish for it.
     """
@@ -52,8 +52,8 @@ def _classifier(variant: str, parameters: float, baidu: str, key: str) -> Publis
     )
 
 
-# As in the READMEs of the repository's main branch. By the name of a variant, or of the
-# config that the file belongs to.
+# From the READMEs of the repository's main branch. Keys are variants, or configs that
+# the file belongs to.
 FILES = {
     'T': _classifier('T', 27.8, '1M45YXZgVvp6Ew9DO8UhdlA', 'nkju'),
     'S': _classifier('S', 30.7, '1Xf4MXfb_soCnJFBeNDmoQQ', 'fgqj'),
@@ -63,50 +63,46 @@ FILES = {
     'ppB': _classifier('ppB', 52.0, '13XVP0ebtNcyRMmkl11ALYg', 'crsf'),
     'ppL': _classifier('ppL', 92.0, '1xtPh-ndcOxRM7fPYYxIIRg', 'crsf'),
     'ppH': _classifier('ppH', 96.0, '1xtPh-ndcOxRM7fPYYxIIRg', 'crsf'),
-} | {
-    name: Published(*row)
-    for name, *row in (
-        (
-            *('retinanet_crossformer_s_fpn_1x_coco', 'detector', 'S', 40.8),
-            *('1OEEottS4fYGVZcPZG6WuBlKMK0tZLPZW', '1Ckrk3Z1uA65ve43_hL3ZFg', 'ift3'),
-        ),
-        (
-            *('retinanet_crossformer_b_fpn_1x_coco', 'detector', 'B', 62.1),
-            *('1TOuLLf_S4Ixo6COvaHQAocACR4NKKnGz', '1ESE7i1JpVjxZmB5ZTgXA5w', 'hsd5'),
-        ),
-        (
-            *('mask_rcnn_crossformer_s_fpn_1x_coco', 'detector', 'S', 50.2),
-            *('1qgO3-wnsJQw9Nj304AOj-TjVyadPPtvf', '1ytk95p-rjqI3UNEHaYqKKA', '4omu'),
-        ),
-        (
-            *('mask_rcnn_crossformer_b_fpn_1x_coco', 'detector', 'B', 71.5),
-            *('1urkCa8Inss9CL1G1OgM4tWR5PSf6Ofn4', '1N_EGRLBuIXgQh6J0Oyh00g', 'kjf4'),
-        ),
-        (
-            *('fpn_crossformer_s_80k_ade20k', 'segmentor', 'S', 34.3),
-            *('1I-zpGG5rvkTtrTUnOF8Fx11yeb6pXGYi', '14K3gJS3UcnEZNwhTWHdsFg', 'sn5h'),
-        ),
-        (
-            *('fpn_crossformer_b_80k_ade20k', 'segmentor', 'B', 55.6),
-            *('1EjAnRc8Sau0un1ymqDVhFebHPeBIjukK', '1eCYENrLZsxjAQKW3eAQeUA', 'joi5'),
-        ),
-        (
-            *('fpn_crossformer_l_80k_ade20k', 'segmentor', 'L', 95.4),
-            *('12WS9lX9yR5skxdt3N2HE3b2EaDSMwUMY', '150b8-v1StaMHACIaM0hZVA', '6v5d'),
-        ),
-        (
-            *('upernet_crossformer_s_160k_ade20k', 'segmentor', 'S', 62.3),
-            *('1VKu4D6oxYdO1VVILLMhOQy8oCxKGH5gx', '1MLcAOiJ22AFKUa6_t1psOQ', 'wesb'),
-        ),
-        (
-            *('upernet_crossformer_b_160k_ade20k', 'segmentor', 'B', 83.6),
-            *('1B8VTNeidrzlfsOkQUKgmX4m_UfCIm58i', '1311pBQluwJGiVdWY1WE16Q', 'j061'),
-        ),
-        (
-            *('upernet_crossformer_l_160k_ade20k', 'segmentor', 'L', 125.5),
-            *('1I9ph5MeCwlTF2PNCkIYMFXYsdywp9nU1', '1Yu8QB42hcbKNGQ46Wx_NaQ', '17ks'),
-        ),
-    )
+    'retinanet_crossformer_s_fpn_1x_coco': Published(
+        *('detector', 'S', 40.8),
+        *('1OEEottS4fYGVZcPZG6WuBlKMK0tZLPZW', '1Ckrk3Z1uA65ve43_hL3ZFg', 'ift3'),
+    ),
+    'retinanet_crossformer_b_fpn_1x_coco': Published(
+        *('detector', 'B', 62.1),
+        *('1TOuLLf_S4Ixo6COvaHQAocACR4NKKnGz', '1ESE7i1JpVjxZmB5ZTgXA5w', 'hsd5'),
+    ),
+    'mask_rcnn_crossformer_s_fpn_1x_coco': Published(
+        *('detector', 'S', 50.2),
+        *('1qgO3-wnsJQw9Nj304AOj-TjVyadPPtvf', '1ytk95p-rjqI3UNEHaYqKKA', '4omu'),
+    ),
+    'mask_rcnn_crossformer_b_fpn_1x_coco': Published(
+        *('detector', 'B', 71.5),
+        *('1urkCa8Inss9CL1G1OgM4tWR5PSf6Ofn4', '1N_EGRLBuIXgQh6J0Oyh00g', 'kjf4'),
+    ),
+    'fpn_crossformer_s_80k_ade20k': Published(
+        *('segmentor', 'S', 34.3),
+        *('1I-zpGG5rvkTtrTUnOF8Fx11yeb6pXGYi', '14K3gJS3UcnEZNwhTWHdsFg', 'sn5h'),
+    ),
+    'fpn_crossformer_b_80k_ade20k': Published(
+        *('segmentor', 'B', 55.6),
+        *('1EjAnRc8Sau0un1ymqDVhFebHPeBIjukK', '1eCYENrLZsxjAQKW3eAQeUA', 'joi5'),
+    ),
+    'fpn_crossformer_l_80k_ade20k': Published(
+        *('segmentor', 'L', 95.4),
+        *('12WS9lX9yR5skxdt3N2HE3b2EaDSMwUMY', '150b8-v1StaMHACIaM0hZVA', '6v5d'),
+    ),
+    'upernet_crossformer_s_160k_ade20k': Published(
+        *('segmentor', 'S', 62.3),
+        *('1VKu4D6oxYdO1VVILLMhOQy8oCxKGH5gx', '1MLcAOiJ22AFKUa6_t1psOQ', 'wesb'),
+    ),
+    'upernet_crossformer_b_160k_ade20k': Published(
+        *('segmentor', 'B', 83.6),
+        *('1B8VTNeidrzlfsOkQUKgmX4m_UfCIm58i', '1311pBQluwJGiVdWY1WE16Q', 'j061'),
+    ),
+    'upernet_crossformer_l_160k_ade20k': Published(
+        *('segmentor', 'L', 125.5),
+        *('1I9ph5MeCwlTF2PNCkIYMFXYsdywp9nU1', '1Yu8QB42hcbKNGQ46Wx_NaQ', '17ks'),
+    ),
 }
 NEVER = (
     'Never published: detectors and segmentors on CrossFormer++ (an open box in the '
@@ -115,11 +111,11 @@ NEVER = (
 
 
 def main() -> None:
-    """List the files, or fetch one."""
+    """List the files, or download one."""
     parser = argparse.ArgumentParser(
         prog='crossformer-weights',
         description='List the weights that the authors of CrossFormer published; with '
-        'a NAME, fetch them from Google Drive.',
+        'a NAME, download them from Google Drive.',
     )
     parser.add_argument(
         'name', metavar='NAME', nargs='?', help='T, S, B, L, or the name of a config'
@@ -140,25 +136,26 @@ def main() -> None:
 
 
 def file_name(name: str) -> str:
-    """Name a file as the configs do: a classifier is the start of a training."""
+    """Return the name of a file; of a classifier, the one that the configs load."""
     if name not in DRIVE_IDS:
         return f'{name}.pth'
     return backbone_file(name)
 
 
 def fetch(published: Published, path: Path) -> None:
-    """Fetch a file from Google Drive, look into it, and give it its name then only.
+    """Download a file from Google Drive and check it.
 
-    A transfer that was cut off is kept beside it, and goes on the next time.
+    It gets its name only then. A download that was interrupted is kept beside it, and
+    continued the next time.
     """
     if published.drive is None:
         fail(
             f'{full_name(published.variant)} is on BaiduCloud only: open '
             f'{share(published)} in a browser (key {published.key}), and put the file '
-            'where the config wants it'
+            f'at {path}'
         )
     if path.exists():
-        fail(f'{path} is there already: remove it, or choose another --folder')
+        fail(f'{path} exists already: remove it, or choose another --folder')
     try:
         import gdown
     except ImportError:
@@ -173,10 +170,10 @@ def fetch(published: Published, path: Path) -> None:
             use_cookies=False,
             timeout=60,
         )
-    except Exception as error:  # of many kinds, by the server's and the network's fault
+    except Exception as error:  # of many kinds, from server and network
         reason = ' '.join(str(error).split())
-        advice = 'What came is kept, the same command goes on'
-        fail(f'{path} was not fetched: {reason} {advice}')
+        advice = 'The same command continues the download'
+        fail(f'{path} was not downloaded: {reason} {advice}')
     check(part, published)
     part.rename(path)
     print(f'{path}: {published.kind} of {full_name(published.variant)}')
@@ -184,11 +181,11 @@ def fetch(published: Published, path: Path) -> None:
 
 
 def check(part: Path, published: Published) -> None:
-    """End, and remove a file, unless it holds what it should."""
+    """Remove a file and exit unless it is the published one."""
     try:
         with part.open('rb') as file:
             if file.read(512).lstrip()[:1] == b'<':
-                raise CheckpointError('it is a web page, no checkpoint')
+                raise CheckpointError('it is a web page, not a checkpoint')
         found = recognize(read_checkpoint(str(part)))
         if (found.kind, found.variant) != (published.kind, published.variant):
             raise CheckpointError(
@@ -197,7 +194,7 @@ def check(part: Path, published: Published) -> None:
             )
     except CheckpointError as error:
         part.unlink()
-        fail(f'what Google Drive sent is of no use: {error}')
+        fail(f'Google Drive sent something else: {error}')
 
 
 def share(published: Published) -> str:
