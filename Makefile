@@ -83,8 +83,8 @@ data/mini_ade20k: | env
 docs-images: $(WORK_DIR)/predictions.png $(MEASURED)  ## the pictures of docs/, anew
 	for mode in interval group; do $(BIN)/python tools/visualize.py $(DOCS_IMAGE) \
 		--config $(CONFIG) --checkpoint $$(cat $(WORK_DIR)/last_checkpoint) \
-		--stage 3 --cfg-options model.backbone.lda_mode=$$mode \
-		--out work_dirs/docs/$$mode || exit; done
+		--stage 3 --block 8 --pixel 280 104 --out work_dirs/docs/$$mode \
+		--cfg-options model.backbone.lda_mode=$$mode || exit; done
 	cd work_dirs/docs && cp group/groups.png ../../docs/images/groups_of_lda_group.png
 	cd work_dirs/docs/interval && cp groups.png attention.png embedding.png \
 		position_bias.png features.png ../../../docs/images

@@ -12,11 +12,11 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 PICTURE = Path(__file__).with_suffix('.png')
-TOKEN = 0.5, 0.5  # as shares of the width and height of the image
+TOKEN = 280 / 320, 104 / 320  # as in the Makefile, of width and height
 
 
 def main() -> None:
-    """Choose long-distance attention in stage 3 and a token, and save the view."""
+    """Choose a stage, a block and a token, and save the view."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which('chromium'),
@@ -26,7 +26,7 @@ def main() -> None:
         page.goto(Path(sys.argv[1]).resolve().as_uri())
         page.wait_for_function('document.body.innerText.includes("attends most")')
         page.locator('#stages button', has_text='3').click()
-        page.locator('#blocks button', has_text='2 LDA').click()
+        page.locator('#blocks button', has_text='8 LDA').click()
         box = page.locator('canvas').bounding_box()
         assert box is not None
         page.mouse.click(
