@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from .models.attention import ATTENTIONS, GroupAttention
 from .models.embed import EMBEDDINGS, CrossScaleEmbedding
-from .models.partition import Grouping, GroupRule, group_tokens, ungroup_tokens
+from .models.partition import GroupRule
 from .models.position_bias import POSITION_BIASES, DynamicPositionBias
-from .ops.blockwise_attention import attention_weights, split_heads
+from .ops.blockwise_attention import attention_weights, cut
+from .ops.partition import Grouping, group_tokens, ungroup_tokens
 
 
 class ShiftedWindowAttention(GroupAttention):
@@ -43,8 +44,7 @@ class ShiftedWindowAttention(GroupAttention):
         shift = (0, 0, right, 0, down, 0)
         real = F.pad(x.new_ones(batch, height, width, 1), shift)
         padding = group_tokens(real, grouping).squeeze(-1) == 0
-        qkv = group_tokens(F.pad(self.qkv(x), shift), grouping)
-        q, k, v = split_heads(qkv, self.num_heads)
+        q, k, v, _ = cut(F.pad(self.qkv(x), shift), grouping, self.num_heads)
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         weights = attention_weights(q, k, table, padding, grouping, self.scale)
         x = F.dropout(weights, self.attn_drop_rate, self.training) @ v
@@ -94,7 +94,7 @@ class SpatialReductionAttention(nn.Module):
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, dim * 2, bias=qkv_bias)
         self.reduction = nn.Conv2d(dim, dim, ratio, ratio) if ratio > 1 else None
-        self.norm = nn.LayerNorm(dim) if ratio > 1 else None
+        self.norm = nn.LayerNorm(dim) if ratio > 1 else nn.Identity()
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 

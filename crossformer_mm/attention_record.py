@@ -20,8 +20,8 @@ from torch import Tensor
 
 from .models import CrossFormer
 from .models.attention import GroupAttention
-from .models.partition import Grouping, group_tokens
-from .ops.blockwise_attention import attention_weights, split_heads
+from .ops.blockwise_attention import attention_weights, cut
+from .ops.partition import Grouping, group_tokens
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class AttentionRecord:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the map, in tokens."""
-        return tuple(self.x.shape[1:3])
+        return self.x.shape[1], self.x.shape[2]
 
     def groups(self) -> Tensor:
         """List the tokens of each group: ``[groups, N]``.
@@ -54,15 +54,14 @@ class AttentionRecord:
         return numbers.squeeze(-1) - 1
 
     @torch.no_grad()
-    def weights(self, some: slice = slice(None)) -> Tensor:
-        """Compute the attention weights in some groups: ``[groups, heads, N, N]``.
+    def weights(self, groups: slice = slice(None)) -> Tensor:
+        """Compute the attention weights of groups: ``[groups, heads, N, N]``.
 
         Rows are queries and sum to 1 over the keys; those of padding mean nothing.
         """
         attention = self.attention
-        padding = self.groups()[some] < 0
-        qkv = attention.qkv(group_tokens(self.x, self.grouping)[some])
-        q, k, _ = split_heads(qkv, attention.num_heads)
+        q, k, *_ = cut(attention.qkv(self.x), self.grouping, attention.num_heads)
+        q, k, padding = q[groups], k[groups], self.groups()[groups] < 0
         table, scale = self.position_bias(), attention.scale
         return attention_weights(q, k, table, padding, self.grouping, scale)
 
@@ -73,7 +72,7 @@ class AttentionRecord:
         return None if pos is None else pos(self.grouping.rows, self.grouping.cols)
 
     def of_token(self, row: int, col: int) -> tuple[Tensor, Tensor]:
-        """Tell what one token attends to.
+        """Return what one token attends to.
 
         Returns:
             tuple[Tensor]: The numbers of the N tokens in its group, padding left out,
@@ -98,9 +97,10 @@ def record_attention(backbone: CrossFormer) -> Iterator[list[list[AttentionRecor
     """
     records: list[list[AttentionRecord]] = [[] for _ in backbone.layers]
     hooks = [
-        block.attn.register_forward_pre_hook(partial(_keep, records[stage]))
+        module.register_forward_pre_hook(partial(_keep, records[stage]))
         for stage, layer in enumerate(backbone.layers)
-        for block in layer.blocks
+        for module in layer.modules()
+        if isinstance(module, GroupAttention)
     ]
     try:
         yield records

@@ -5,7 +5,7 @@ import torch
 
 from crossformer_mm import CrossFormer
 from crossformer_mm.attention_record import record_attention
-from crossformer_mm.models.partition import ungroup_tokens
+from crossformer_mm.ops.partition import ungroup_tokens
 
 ARCH = dict(embed_dims=32, depths=[2, 2], num_heads=[2, 4])
 

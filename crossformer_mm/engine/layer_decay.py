@@ -69,10 +69,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         factors = {}
         for backbone in backbones:
-            blocks = sum(len(stage.blocks) for stage in backbone.layers)
             for name, param in backbone.named_parameters():
-                depth = backbone.layer_depth(name)
-                factors[param] = self.rate ** (blocks + 1 - depth)
+                depth, layers = backbone.get_layer_depth(name)
+                factors[param] = self.rate ** (layers - 1 - depth)
         for group in params:
             factor = factors.get(group['params'][0], 1.0)
             group['lr'] = group.get('lr', self.base_lr) * factor

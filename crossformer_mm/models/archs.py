@@ -4,28 +4,25 @@ from typing import Any
 
 # CrossFormer table 1, CrossFormer++ table 2. Groups and intervals are those of
 # classification at 224 x 224.
-_CROSSFORMER = dict(with_acl=False, lda_mode='interval')
-_CROSSFORMER |= dict(group_size=(7, 7, 7, 7), crs_interval=(8, 4, 2, 1))
-_CROSSFORMER_PP = dict(with_acl=True, lda_mode='group')
-_CROSSFORMER_PP |= dict(group_size=(4, 4, 14, 7), crs_interval=(4, 2, 1, 1))
+_CROSSFORMER = False, 'interval', (7, 7, 7, 7), (8, 4, 2, 1)
+_CROSSFORMER_PP = True, 'group', (4, 4, 14, 7), (4, 2, 1, 1)
+_KEYS = ['embed_dims', 'depths', 'num_heads', 'drop_path_rate']
+_KEYS += ['with_acl', 'lda_mode', 'group_size', 'crs_interval']
 
 
 def _arch(*row: Any) -> dict[str, Any]:
-    *own, common = row
-    return (
-        dict(zip(('embed_dims', 'depths', 'num_heads', 'drop_path_rate'), own)) | common
-    )
+    return dict(zip(_KEYS, row))
 
 
 ARCHS = {
-    'T': _arch(64, (1, 1, 8, 6), (2, 4, 8, 16), 0.1, _CROSSFORMER),
-    'S': _arch(96, (2, 2, 6, 2), (3, 6, 12, 24), 0.2, _CROSSFORMER),
-    'B': _arch(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3, _CROSSFORMER),
-    'L': _arch(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5, _CROSSFORMER),
-    'ppS': _arch(64, (2, 2, 18, 2), (2, 4, 8, 16), 0.2, _CROSSFORMER_PP),
-    'ppB': _arch(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3, _CROSSFORMER_PP),
-    'ppL': _arch(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5, _CROSSFORMER_PP),
-    'ppH': _arch(128, (6, 6, 18, 2), (4, 8, 16, 32), 0.5, _CROSSFORMER_PP),
+    'T': _arch(64, (1, 1, 8, 6), (2, 4, 8, 16), 0.1, *_CROSSFORMER),
+    'S': _arch(96, (2, 2, 6, 2), (3, 6, 12, 24), 0.2, *_CROSSFORMER),
+    'B': _arch(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3, *_CROSSFORMER),
+    'L': _arch(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5, *_CROSSFORMER),
+    'ppS': _arch(64, (2, 2, 18, 2), (2, 4, 8, 16), 0.2, *_CROSSFORMER_PP),
+    'ppB': _arch(96, (2, 2, 18, 2), (3, 6, 12, 24), 0.3, *_CROSSFORMER_PP),
+    'ppL': _arch(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5, *_CROSSFORMER_PP),
+    'ppH': _arch(128, (6, 6, 18, 2), (4, 8, 16, 32), 0.5, *_CROSSFORMER_PP),
 }
 # The names by which a config builds them; the last two are the original code's.
 NAMES = {
@@ -40,36 +37,30 @@ NAMES = {
     'CrossFormer_S2': 'ppS',
     'CrossFormer_B2': 'ppB',
 }
-REQUIRED_KEYS = ('embed_dims', 'depths', 'num_heads')
-GIVEN_KEYS = ('group_size', 'crs_interval', 'lda_mode', 'with_acl')
-GIVEN_KEYS += ('drop_path_rate', 'merge_sizes')
+REQUIRED = 'embed_dims', 'depths', 'num_heads'
 
 
-def resolve_arch(arch: str | dict[str, Any], *given: Any) -> dict[str, Any]:
+def resolve_arch(arch: str | dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return all settings of an architecture.
 
     Args:
         arch (str | dict): A key of ``ARCHS`` ('++S' is read as 'ppS'), or a dict with
-            ``REQUIRED_KEYS`` and, optionally, the further keys of the table.
-        *given: What replaces the settings ``GIVEN_KEYS`` where it is not None.
+            the keys ``REQUIRED`` and, optionally, the others of the table.
+        given (dict): Settings that replace the architecture's where they are not None.
 
     Raises:
         ValueError: If the key is unknown, or a setting is missing or unknown.
     """
-    required = ', '.join(REQUIRED_KEYS)
     if isinstance(arch, str):
-        arch = arch.replace('++', 'pp')
-        if arch not in ARCHS:
-            raise ValueError(
-                f'arch={arch!r} is unknown: choose one of {", ".join(ARCHS)}, or pass '
-                f'a dict with {required}.'
-            )
-        settings = ARCHS[arch]
+        settings = ARCHS.get(arch.replace('++', 'pp'))
+        if settings is None:
+            choices = f'choose one of {", ".join(ARCHS)}'
+            own = f'pass a dict with {", ".join(REQUIRED)}'
+            raise ValueError(f'arch={arch!r} is unknown: {choices}, or {own}.')
     else:
-        if not isinstance(arch, dict) or not set(REQUIRED_KEYS) <= set(arch):
-            raise ValueError(
-                f'arch must be a str or a dict with {required}, got {arch!r}.'
-            )
+        if not isinstance(arch, dict) or not set(REQUIRED) <= set(arch):
+            wanted = f'a str or a dict with {", ".join(REQUIRED)}'
+            raise ValueError(f'arch must be {wanted}, got {arch!r}.')
         if unknown := sorted(set(arch) - set(ARCHS['S'])):
             allowed = ', '.join(ARCHS['S'])
             raise ValueError(f'arch has unknown keys {unknown}: allowed are {allowed}.')
@@ -80,5 +71,5 @@ def resolve_arch(arch: str | dict[str, Any], *given: Any) -> dict[str, Any]:
         settings |= arch
     # Each embedding between two stages has two kernels (CrossFormer section 3.1).
     merge_sizes = ((2, 4),) * (len(settings['depths']) - 1)
-    not_none = {k: value for k, value in zip(GIVEN_KEYS, given) if value is not None}
-    return dict(merge_sizes=merge_sizes) | settings | not_none
+    given = {key: value for key, value in given.items() if value is not None}
+    return dict(merge_sizes=merge_sizes) | settings | given

@@ -19,11 +19,9 @@ RENAMED = {
     'pretrained': 'init_cfg',
 }
 # Its arguments that have no place here.
-REMOVED = {
-    **dict.fromkeys(
-        ('embed_dim', 'depths', 'num_heads'),
-        'take arch=dict(embed_dims=..., depths=..., num_heads=...)',
-    ),
+_ARCH = 'take arch=dict(embed_dims=..., depths=..., num_heads=...)'
+REMOVED = dict.fromkeys(('embed_dim', 'depths', 'num_heads'), _ARCH)
+REMOVED |= {
     'ape': "take position_bias='ape'",
     'img_size': 'any size of image works, remove it',
     'norm_layer': 'it is always LayerNorm, remove it',

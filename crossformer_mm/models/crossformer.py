@@ -11,8 +11,9 @@ Where this code deviates from the published one, and why:
 * A forward pass never changes the module. There, one small image shrank all groups.
 """
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -169,8 +170,9 @@ class CrossFormer(BaseModule):
         attn_drop_rate (float): Dropout of attention weights. Defaults to 0.
         drop_path_rate (float, optional): Stochastic depth of the last block, growing
             linearly from 0 at the first.
-        out_indices (Sequence[int]): Stages whose output is returned; stages after the
-            last of them are not built. Defaults to (0, 1, 2, 3).
+        out_indices (Sequence[int]): Stages whose output is returned; those after the
+            last of them, which would get no gradient, are not built. Defaults to
+            (0, 1, 2, 3).
         frozen_stages (int): Stages to freeze: 0 is the first embedding, i the stages
             before i as well; -1 freezes nothing. Defaults to -1.
         with_cp (bool): Whether to recompute each block's activations in the backward
@@ -210,8 +212,10 @@ class CrossFormer(BaseModule):
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(as_list(init_cfg) if isinstance(init_cfg, str) else init_cfg)
-        given = group_size, crs_interval, lda_mode, with_acl, drop_path_rate
-        settings = resolve_arch(arch, *given, merge_sizes)
+        given: dict[str, Any] = dict(group_size=group_size, crs_interval=crs_interval)
+        given |= dict(lda_mode=lda_mode, with_acl=with_acl)
+        given |= dict(drop_path_rate=drop_path_rate, merge_sizes=merge_sizes)
+        settings = resolve_arch(arch, given)
         block_args = dict(
             attention=attention,
             position_bias=position_bias,
@@ -229,21 +233,18 @@ class CrossFormer(BaseModule):
         self.in_channels = in_channels
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
-        stages = range(len(settings['depths']))
-        # Width of each stage, by the name that timm and mmpretrain give it.
+        stages, last = range(len(settings['depths'])), max(out_indices)
+        self.depths = settings['depths'][: last + 1]
         self.num_features = [settings['embed_dims'] * 2**i for i in stages]
         self.patch_embed = EMBEDDINGS.get(position_bias, CrossScaleEmbedding)(
             in_channels, self.num_features[0], patch_sizes, drop_rate
         )
-        blocks = sum(settings['depths'])
-        growth = settings['drop_path_rate'] / max(blocks - 1, 1)
-        rates = iter([growth * i for i in range(blocks)])
-        # Parameters without a gradient, of later stages, break distributed training.
-        last = max(self.out_indices)
+        growth = settings['drop_path_rate'] / max(sum(settings['depths']) - 1, 1)
+        rates = (growth * i for i in itertools.count())
         self.layers = nn.ModuleList(
             Stage(
                 self.num_features[i],
-                [next(rates) for _ in range(settings['depths'][i])],
+                [next(rates) for _ in range(self.depths[i])],
                 rule=GroupRule(
                     settings['group_size'][i],
                     None if adaptive_interval else settings['crs_interval'][i],
@@ -262,7 +263,7 @@ class CrossFormer(BaseModule):
 
     def init_weights(self) -> None:
         """Initialize as ``init_cfg`` says; pretrained weights must be whole."""
-        self.init_cfg = with_whole_backbone(self.init_cfg)
+        self.init_cfg: InitCfg = with_whole_backbone(self.init_cfg)
         super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -283,7 +284,7 @@ class CrossFormer(BaseModule):
         height, width = x.shape[2:]
         bottom, right = (choose(n < MIN_SIDE, MIN_SIDE - n, 0) for n in x.shape[2:])
         x, outs = self.patch_embed(F.pad(x, (0, right, 0, bottom))), []
-        for i, stage in enumerate(self.layers):
+        for i, stage in enumerate(cast(list[Stage], self.layers)):
             x = stage(x)
             if i in self.out_indices:
                 stride = 4 * 2**i
@@ -300,7 +301,7 @@ class CrossFormer(BaseModule):
         The layers are the embedding, the blocks, and all outside of the backbone, whose
         names do not start with ``prefix``, as one.
         """
-        layers = sum(len(stage.blocks) for stage in self.layers) + 2
+        layers = sum(self.depths) + 2
         if not param_name.startswith(prefix):
             return layers - 1, layers
         return self.layer_depth(param_name.removeprefix(prefix)), layers
@@ -310,9 +311,9 @@ class CrossFormer(BaseModule):
         if name.startswith('patch_embed.'):
             return 0
         _, stage, part, block, *_ = name.split('.')
-        before = sum(len(layer.blocks) for layer in self.layers[: int(stage)])
+        before = sum(self.depths[: int(stage)])
         if part == 'downsample':  # as deep as the block before it
-            return before + len(self.layers[int(stage)].blocks)
+            return before + self.depths[int(stage)]
         return before + int(block) + 1
 
     def train(self, mode: bool = True) -> 'CrossFormer':

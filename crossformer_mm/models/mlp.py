@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from ..ops import two_layers
 
-HOOKS = ('_forward_pre_hooks', '_forward_hooks')
-HOOKS += ('_backward_pre_hooks', '_backward_hooks')
+HOOKS = ['_forward_pre_hooks', '_forward_hooks']
+HOOKS += ['_backward_pre_hooks', '_backward_hooks']
 
 
 class DropPath(nn.Module):

@@ -8,8 +8,8 @@ the cut with interval 1.
 from typing import NamedTuple
 
 from ..ops.partition import Grouping, ceil_div, choose_above, smaller
-from ..ops.partition import group_tokens as group_tokens  # for who looks for it here
-from ..ops.partition import ungroup_tokens as ungroup_tokens
+from ..ops.partition import group_tokens as group_tokens  # parts of the same idea,
+from ..ops.partition import ungroup_tokens as ungroup_tokens  # to be found here too
 
 LDA_MODES = ('interval', 'group')
 
@@ -36,10 +36,11 @@ class GroupRule(NamedTuple):
         that side under ``lda_mode='interval'``, and the longer side, so the whole map,
         under ``'group'``: each as in the published code of that mode.
         """
-        shorter, longer = _sides(height, width)
+        shorter = smaller(height, width)
         if self.lda_mode == 'interval':
             side = smaller(self.group_size, shorter)
         else:
+            longer = height + width - shorter
             side = choose_above(shorter - self.group_size, self.group_size, longer)
         return Grouping(smaller(side, height), smaller(side, width), 1)
 
@@ -48,7 +49,8 @@ class GroupRule(NamedTuple):
 
         A map that is no larger than a group gets short-distance attention.
         """
-        shorter, longer = _sides(height, width)
+        shorter = smaller(height, width)
+        longer = height + width - shorter
         interval = self.interval or ceil_div(longer, self.group_size)
         rows, cols = ceil_div(height, interval), ceil_div(width, interval)
         if self.lda_mode == 'group':
@@ -60,9 +62,3 @@ class GroupRule(NamedTuple):
         return Grouping(
             *(choose_above(excess, *p) for p in zip((rows, cols, interval), small_map))
         )
-
-
-def _sides(height: int, width: int) -> tuple[int, int]:
-    """Return the shorter and the longer side."""
-    shorter = smaller(height, width)
-    return shorter, height + width - shorter

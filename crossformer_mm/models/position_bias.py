@@ -1,6 +1,7 @@
 """Position bias inside an attention group."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class DynamicPositionBias(nn.Module):
     def project_offsets(self, rows: int, cols: int) -> Tensor:
         """Project each offset: ``[2 rows - 1, 2 cols - 1, C // 16]``."""
         # A norm keeps its weight where the linear layers are quantized or adapted.
-        like = self.pos1[0].weight
+        like = cast(nn.LayerNorm, self.pos1[0]).weight
         return self.pos_proj(offsets(rows, cols, like.device).to(like.dtype))
 
 

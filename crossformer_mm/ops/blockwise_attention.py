@@ -14,13 +14,11 @@ to ``bias [h, N, N]``; ``padding [G, N]``, True where a token is padding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 from .state import is_compiling, needs_plain_operations, on_device
@@ -95,15 +93,11 @@ def cut(
     qkv: Tensor, grouping: Grouping, heads: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Cut a map into query, key and value of its groups, and what is padding."""
-    q, k, v = split_heads(group_tokens(qkv, grouping), heads)
-    return q, k, v, padding_mask(*qkv.shape[:3], grouping, qkv.device)
-
-
-def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Split ``[G, N, 3 C]`` to query, key and value, each ``[G, h, N, d]``."""
-    groups, tokens, channels = qkv.shape
-    qkv = qkv.reshape(groups, tokens, 3, heads, channels // 3 // heads)
-    return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    groups = group_tokens(qkv, grouping)
+    dim = qkv.shape[3] // 3 // heads
+    groups = groups.reshape(*groups.shape[:2], 3, heads, dim)
+    q, k, v = groups.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v, padding_mask(qkv, grouping)
 
 
 def spread(table: Tensor, grouping: Grouping) -> Tensor:
@@ -125,12 +119,12 @@ class _BlockwiseAttention(torch.autograd.Function):
         return attention_forward(qkv, table, grouping, heads, scale)
 
     @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], _: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
         qkv, table, *ctx.settings = inputs
         ctx.save_for_backward(qkv, table)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qkv, table = ctx.saved_tensors
         if torch.is_grad_enabled() and not is_compiling():
             # A gradient of this gradient is wanted.
@@ -163,13 +157,8 @@ def one_node(
         name = f'crossformer_mm::{function.__name__}'
         node = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
         node.register_fake(empty_results)
-
-        @wraps(function)
-        def call(*args: Any) -> Any:
-            # Elsewhere it is called as it is, so that a FLOP counter sees into it.
-            return (node if is_compiling() else function)(*args)
-
-        return call
+        # Elsewhere it is called as it is, so that a FLOP counter sees into it.
+        return lambda *args: (node if is_compiling() else function)(*args)
 
     return decorate
 

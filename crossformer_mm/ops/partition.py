@@ -35,8 +35,8 @@ def group_tokens(x: Tensor, grouping: Grouping) -> Tensor:
     """Pad with zeros and cut: ``[B, H, W, C]`` to ``[B * groups, rows * cols, C]``."""
     batch, height, width, channels = x.shape
     rows, cols, interval = grouping
-    down, across = _windows(height, width, grouping)
-    x = pad_map(x, *_padding(height, width, grouping))
+    down, across, *padding = _windows(height, width, grouping)
+    x = pad_map(x, *padding)
     x = x.reshape(batch, down, rows, interval, across, cols, interval, channels)
     groups = batch * down * across * interval * interval
     return x.permute(0, 1, 3, 4, 6, 2, 5, 7).reshape(groups, rows * cols, channels)
@@ -48,20 +48,19 @@ def ungroup_tokens(
     """Undo :func:`group_tokens`: ``[B * groups, N, C]`` back to ``[B, H, W, C]``."""
     channels = x.shape[-1]
     rows, cols, interval = grouping
-    down, across = _windows(height, width, grouping)
+    down, across, *_ = _windows(height, width, grouping)
     x = x.reshape(batch, down, interval, across, interval, rows, cols, channels)
     x = x.permute(0, 1, 5, 2, 3, 6, 4, 7)
     x = x.reshape(batch, down * rows * interval, across * cols * interval, channels)
     return x[:, :height, :width]
 
 
-def padding_mask(
-    batch: int, height: int, width: int, grouping: Grouping, device: torch.device
-) -> Tensor | None:
-    """Return True at padding, ``[B * groups, N]``; None where there is none."""
-    if _is_zero(*_padding(height, width, grouping)):
+def padding_mask(x: Tensor, grouping: Grouping) -> Tensor | None:
+    """Return True at padding, ``[B * groups, N]``; None where ``x`` needs none."""
+    batch, height, width, _ = x.shape
+    if _is_zero(*_windows(height, width, grouping)[2:]):
         return None
-    tokens = torch.ones(1, height, width, 1, device=device)
+    tokens = torch.ones(1, height, width, 1, device=x.device)
     return (group_tokens(tokens, grouping) == 0).squeeze(2).repeat(batch, 1)
 
 
@@ -100,20 +99,13 @@ def choose_above(excess: int, a: int, b: int) -> int:
     return b + flag * (a - b)
 
 
-def _windows(height: int, width: int, grouping: Grouping) -> tuple[int, int]:
-    """Count the windows down and across the map."""
+def _windows(height: int, width: int, grouping: Grouping) -> tuple[int, int, int, int]:
+    """Count windows down and across the map, and rows and columns of padding."""
     rows, cols, interval = grouping
-    return (
-        ceil_div(ceil_div(height, interval), rows),
-        ceil_div(ceil_div(width, interval), cols),
-    )
-
-
-def _padding(height: int, width: int, grouping: Grouping) -> tuple[int, int]:
-    """Count the rows and columns of padding."""
-    rows, cols, interval = grouping
-    down, across = _windows(height, width, grouping)
-    return down * rows * interval - height, across * cols * interval - width
+    down = ceil_div(ceil_div(height, interval), rows)
+    across = ceil_div(ceil_div(width, interval), cols)
+    bottom, right = down * rows * interval - height, across * cols * interval - width
+    return down, across, bottom, right
 
 
 def _is_zero(*sizes: int) -> bool:
