@@ -12,8 +12,12 @@ CONFIG := configs/mask_rcnn_crossformer_t_fpn_mini_coco.py
 WORK_DIR := work_dirs/quickstart
 SEG_CONFIG := configs/fpn_crossformer_t_mini_ade20k.py
 SEG_WORK_DIR := work_dirs/quickstart-seg
+DOCS_IMAGE := data/mini_coco/val2017/000000000246.jpg
+# What the documentation draws of measurements. Remove a folder to measure again.
+MEASURED := work_dirs/scaling/benchmark.png work_dirs/long_run/long_run.png \
+	work_dirs/ablation/ablation.png
 
-.PHONY: help env env-cls test test-cls quickstart quickstart-seg tour lint
+.PHONY: help env env-cls test test-cls quickstart quickstart-seg tour docs-images lint
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -75,6 +79,42 @@ quickstart-seg: env data/mini_ade20k  ## the same with a segmentor
 data/mini_ade20k: | env
 	@echo 'Drawing a small data set: 20 s'
 	@$(BIN)/python tools/make_mini_ade20k.py $@
+
+docs-images: $(WORK_DIR)/predictions.png $(MEASURED)  ## the pictures of docs/, anew
+	for mode in interval group; do $(BIN)/python tools/visualize.py $(DOCS_IMAGE) \
+		--config $(CONFIG) --checkpoint $$(cat $(WORK_DIR)/last_checkpoint) \
+		--stage 3 --block 8 --pixel 280 104 --out work_dirs/docs/$$mode \
+		--cfg-options model.backbone.lda_mode=$$mode || exit; done
+	cd work_dirs/docs && cp group/groups.png ../../docs/images/groups_of_lda_group.png
+	cd work_dirs/docs/interval && cp groups.png attention.png embedding.png \
+		position_bias.png features.png ../../../docs/images
+	$(BIN)/python docs/images/attention_page.py work_dirs/docs/interval/attention.html
+	cp work_dirs/scaling/benchmark.png docs/images/scaling.png
+	cp work_dirs/long_run/long_run.png work_dirs/ablation/ablation.png docs/images
+
+work_dirs/scaling/benchmark.png:
+	@echo 'Timing both modes: leave the machine alone'
+	$(BIN)/python tools/benchmark.py --repeats 1 --out $(@D)/interval \
+		--networks "CrossFormer-S interval" \
+		--shapes 256x256 512x512 768x768 1024x1024 1536x1536
+	$(BIN)/python tools/benchmark.py --repeats 1 --out $(@D)/group \
+		--networks "CrossFormer-S group" \
+		--shapes 256x256 512x512 768x768 1024x1024 1536x1536 2048x2048
+	(cat $(@D)/group/benchmark.csv; tail -n +2 $(@D)/interval/benchmark.csv) \
+		> $(@D)/benchmark.csv
+	$(BIN)/python tools/benchmark_report.py $(@D)/benchmark.csv
+
+work_dirs/long_run/long_run.png: | data/mini_coco
+	@echo 'Training for 2,000 iterations: 20 min on 2 cores'
+	$(BIN)/python tests/training/long_run.py data/mini_coco $(@D)
+
+work_dirs/ablation/ablation.png: | data/mini_digits
+	@echo 'Training 30 small classifiers'
+	.venv-mmpretrain/bin/python tools/ablate.py data/mini_digits --out $(@D)
+
+data/mini_digits:
+	@$(MAKE) --no-print-directory env-cls
+	.venv-mmpretrain/bin/python tools/make_mini_digits.py $@
 
 lint: $(VENV)/tests  ## ruff, as pre-commit runs it, and mypy
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and its commands are what they seem."""
+"""The documentation builds, its commands run, its links, names and pictures exist."""
 
 import os
 import re
@@ -11,10 +11,16 @@ from tests.conftest import ROOT, run_block
 
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
+TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'CHANGELOG.md']
+CONTRIBUTE = (DOCS / 'contribute.md').read_text()
 # A mark in a comment, and the fenced block after it.
 MARKED = re.compile(r'(?:<!-- (.+?) -->\n)?```(\w+)\n(.+?)```', re.DOTALL)
 # What such a mark says: it is run here, there, or cannot be run without the thing.
 MARK = re.compile(r'run|run by hand on .+|tested by (\S+)|needs .+|file (\S+)')
+
+
+def page_id(page):
+    return page.stem
 
 
 def blocks(page):
@@ -38,7 +44,7 @@ def test_builds_without_a_warning_or_a_dead_link(tmp_path):
     assert (tmp_path / 'site' / 'attention' / 'index.html').is_file()
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize('page', TEXTS, ids=page_id)
 def test_every_command_is_marked(page):
     for mark, language, text in blocks(page):
         if language != 'sh':
@@ -49,33 +55,74 @@ def test_every_command_is_marked(page):
             assert (ROOT / found[1]).exists(), mark
 
 
-def test_links_of_the_readme_lead_somewhere():
-    text = (ROOT / 'README.md').read_text()
-    anchors = {
+def anchors(page):
+    return {
         re.sub(r'[^\w -]', '', line.lstrip('# ').lower()).replace(' ', '-')
-        for line in text.splitlines()
+        for line in page.read_text().splitlines()
         if line.startswith('#')
     }
-    for link in re.findall(r'\]\(([^)]+)\)', text):
-        if link.startswith('#'):
-            assert link[1:] in anchors, link
-        elif '://' not in link:
-            assert (ROOT / link.partition('#')[0]).exists(), link
 
 
-def test_configs_and_tools_that_are_named_exist():
-    for page in [*PAGES, ROOT / 'README.md']:
-        for name in re.findall(
-            r'(?<![\w/])((?:configs|tools)/\w+\.py)\b', page.read_text()
-        ):
-            assert (ROOT / name).is_file(), f'{page.name}: {name}'
+@pytest.mark.parametrize('page', TEXTS, ids=page_id)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r'\]\(([^)]+)\)', page.read_text()):
+        if '://' not in link:
+            name, _, anchor = link.partition('#')
+            target = page.parent / name if name else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize('page', TEXTS, ids=page_id)
+def test_configs_and_tools_that_are_named_exist(page):
+    for name in re.findall(
+        r'(?<![\w/])((?:configs|tools)/\w+\.py)\b', page.read_text()
+    ):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_readme_fits_its_length():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
+
+
+def test_every_picture_is_shown_and_made_by_make_docs_images():
+    recipe = (ROOT / 'Makefile').read_text().partition('\ndocs-images:')[2]
+    shown = ''.join(page.read_text() for page in TEXTS)
+    for picture in (DOCS / 'images').glob('*.png'):
+        assert f'images/{picture.name}' in shown
+        assert re.search(rf'\b{picture.stem}\b', recipe), picture.name
+
+
+def test_the_layout_has_a_line_for_every_module_and_folder():
+    package = ROOT / 'crossformer_mm'
+    modules = {str(path.relative_to(package)) for path in package.glob('**/*.py')}
+    modules = {name for name in modules if not name.startswith('.mim')}
+    listed = re.findall(r'^\| `(\S+\.py)` \|', CONTRIBUTE, re.MULTILINE)
+    assert set(listed) == modules
+    assert len(listed) == len(modules)
+    for parent in (package, ROOT / 'tools'):
+        folders = {path.parent for path in parent.glob('*/*.py')} - {package / '.mim'}
+        for folder in folders:
+            assert re.search(rf'^  {folder.name}/ ', CONTRIBUTE, re.MULTILINE), folder
+
+
+def test_the_terms_of_the_paper_lead_to_the_code():
+    rows = re.findall(
+        r'^\| ([A-Z]{3}) \|.+\]\(\.\./(.+?)\): (.+) \|$', CONTRIBUTE, re.M
+    )
+    assert [term for term, *_ in rows] == ['CEL', 'SDA', 'LDA', 'DPB', 'ACL', 'PGS']
+    for term, path, names in rows:
+        code = (ROOT / path).read_text()
+        for name in re.findall('`(.+?)`', names):
+            defined = rf'^ *(class|def) {name}\b|\b{name} ?=|\b{name}='
+            assert re.search(defined, code, re.MULTILINE), f'{term}: {name}'
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'page',
     [page for page in PAGES if any(mark == 'run' for mark, *_ in blocks(page))],
-    ids=lambda page: page.stem,
+    ids=page_id,
 )
 def test_commands_run(page, tmp_path):
     """In an empty folder with the repository's configs and tools, in their order."""

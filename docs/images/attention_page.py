@@ -1,0 +1,40 @@
+"""Take docs/images/attention_page.png, a picture of the page that visualize.py writes.
+
+    python docs/images/attention_page.py attention.html
+
+Needs Chromium, and playwright, which `make test` installs.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+PICTURE = Path(__file__).with_suffix('.png')
+TOKEN = 280 / 320, 104 / 320  # as in the Makefile, of width and height
+
+
+def main() -> None:
+    """Choose a stage, a block and a token, and save the view."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which('chromium'),
+            args=['--no-sandbox', '--disable-dev-shm-usage'],  # for a container
+        )
+        page = browser.new_page(viewport=dict(width=1280, height=860))
+        page.goto(Path(sys.argv[1]).resolve().as_uri())
+        page.wait_for_function('document.body.innerText.includes("attends most")')
+        page.locator('#stages button', has_text='3').click()
+        page.locator('#blocks button', has_text='8 LDA').click()
+        box = page.locator('canvas').bounding_box()
+        assert box is not None
+        page.mouse.click(
+            box['x'] + TOKEN[0] * box['width'], box['y'] + TOKEN[1] * box['height']
+        )
+        page.screenshot(path=PICTURE)
+        browser.close()
+
+
+if __name__ == '__main__':
+    main()
