@@ -112,7 +112,7 @@ class Unpickler(pickle._Unpickler):
         found = KNOWN.get(path) or self.trusted.get(path)
         if found is None:
             if kind := re.match(r'torch._utils._rebuild_(\w*?)_?tensor', path):
-                raise UnpicklingError(f'it has a {kind[1]} tensor')
+                raise UnpicklingError(f'it has a {shown(kind[1])} tensor')
             raise UnpicklingError(f'it asks for {shown(path)}. {self.advice}')
         return found
 
