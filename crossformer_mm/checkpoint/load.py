@@ -173,7 +173,7 @@ class PretrainedBackbone(PretrainedInit):
         path = osp.expanduser(self.checkpoint)
         if '://' not in path and not exists(path):
             raise CheckpointError(
-                f'Pretrained weights not found: {path} (init_cfg.checkpoint)\n'
+                f'Pretrained weights not found: {path} (init_cfg.checkpoint). '
                 f'{where_published(module.arch)} {HELP}'
             )
         with naming(path):

@@ -3,6 +3,9 @@
 A pickle looks up classes and functions by their full names. Each name that an honest
 checkpoint needs has a function here in its place, which checks its arguments and
 returns nothing but tensors, arrays, logs and plain data. Every other name is refused.
+
+Arguments may be lists that hold themselves, or that are endless when printed, so their
+types are checked before anything else.
 """
 
 import datetime
@@ -82,9 +85,9 @@ def rebuild_tensor(
 ) -> Tensor:
     """Make a tensor that stays inside its storage."""
     demand(type(storage) is Storage, 'a tensor has no storage')
-    size, stride = tuple(size), tuple(stride)
     demand(
-        len(size) == len(stride) <= 64
+        type(size) is type(stride) is tuple
+        and len(size) == len(stride) <= 64
         and all(type(n) is int and 0 <= n < 2**40 for n in (offset, *size, *stride)),
         'a tensor has sizes and strides that are no numbers, or none that can be',
     )
@@ -104,6 +107,7 @@ def rebuild_tensor_v3(storage: Storage, *args: Any) -> Tensor:
     *layout, dtype = args[:6]
     demand(
         type(storage) is Storage
+        and type(dtype) is torch.dtype
         and str(dtype).startswith(('torch.float8', 'torch.uint')),
         'a tensor has a dtype that does not belong to its storage',
     )
@@ -134,10 +138,9 @@ def rebuild_from_type(
 
 def make_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
     """Make a dtype of numbers or text; `set_dtype` gives it the file's byte order."""
-    demand(
-        type(code) is str and NUMPY_CODES.fullmatch(code),
-        f'it holds an array of the type {shown(code)}',
-    )
+    demand(type(code) is str, 'it holds an array of no simple type')
+    known = NUMPY_CODES.fullmatch(code)
+    demand(known, f'it holds an array of the type {shown(code)}')
     return np.dtype(code, copy=True)
 
 
@@ -200,11 +203,10 @@ def has_bytes_of(dtype: Any, raw: Any, count: int) -> bool:
 
 def get_statistic(owner: Name, name: str) -> Callable:
     """Stand in for ``getattr``, by which a HistoryBuffer pickles its statistics."""
+    demand(type(name) is str, 'it asks for getattr without a name')
     path = owner.path if type(owner) is Name else type(owner).__name__
-    demand(
-        path == HISTORY and type(name) is str and name in STATISTICS,
-        f'it asks for getattr({shown(path)}, {shown(name)})',
-    )
+    honest = path == HISTORY and name in STATISTICS
+    demand(honest, f'it asks for getattr({path}, {shown(name)})')
     return getattr(HistoryBuffer, name)
 
 
@@ -233,8 +235,8 @@ def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
 
 def encode(text: str, coding: str) -> bytes:
     """Make bytes of text, as which older pickles save them."""
-    honest = type(text) is str and coding == 'latin1'
-    demand(honest, f'it encodes text in {shown(coding)}')
+    demand(type(text) is type(coding) is str, 'it encodes what is no text')
+    demand(coding == 'latin1', f'it encodes text in {shown(coding)}')
     return text.encode('latin1')
 
 
@@ -284,7 +286,7 @@ CALLS: dict[str, Callable | None] = {
     'torch._tensor._rebuild_from_type_v2': rebuild_from_type,
     'torch.Tensor': None,
     'torch.nn.parameter.Parameter': None,
-    'torch.Size': torch.Size,
+    'torch.Size': taking(torch.Size, tuple, list),
     'torch.device': taking(torch.device, str, int),
     'numpy.dtype': make_dtype,
     'numpy.ndarray': None,

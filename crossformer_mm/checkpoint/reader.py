@@ -27,13 +27,6 @@ from .unpickle import Unpickler
 # A download is given up once it brings fewer bytes in as many seconds.
 SECONDS = 8
 BYTES = 8_000
-OF_STRANGERS = (
-    'Its author can save the weights only: torch.save(model.state_dict(), FILE).'
-)
-OF_ONES_OWN = (
-    'If you made it, torch.serialization.add_safe_globals([CLASS]) allows a class of '
-    'yours.'
-)
 COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ')
 ZIP_START = b'PK\x03\x04'
 # A pickle of this number is what a file of torch before 1.6 starts with.
@@ -171,9 +164,8 @@ def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
         except CheckpointError:
             raise
         except UnpicklingError as error:
-            advice = OF_STRANGERS if trusted is None else OF_ONES_OWN
             raise CheckpointError(
-                f'is refused: {error}. Nothing of it was run. {advice}'
+                f'is refused: {error}. Nothing of it was run.'
             ) from error
         except Exception as error:  # a damaged file can fail in any way
             reason = shown(error) or type(error).__name__

@@ -21,6 +21,13 @@ from .names import KNOWN, STATES, Name, Storage, demand, is_key, shown
 
 LoadMemory = Callable[[torch.dtype, str, str, int], torch.UntypedStorage]
 
+# What to do about a class that is not known, without and with a list of the user's.
+NO_LIST = 'Its author can save the weights only: torch.save(model.state_dict(), FILE)'
+LIST = (
+    'If you made it, torch.serialization.add_safe_globals([CLASS]) allows a class of '
+    'yours'
+)
+
 # Far beyond an honest checkpoint: it has about 60 opcodes for a weight and the state
 # of its optimizer, and its containers are ten deep.
 MAX_OPCODES = 2_000_000
@@ -72,6 +79,7 @@ class Unpickler(pickle._Unpickler):
         self.storages: dict[str, Storage] = {}
         self.bytes_left = GROWTH * size + FREE_BYTES
         self.trusted = trusted or {}
+        self.advice = NO_LIST if trusted is None else LIST
 
     def load(self) -> Any:
         """Return what the pickle holds.
@@ -104,8 +112,8 @@ class Unpickler(pickle._Unpickler):
         found = KNOWN.get(path) or self.trusted.get(path)
         if found is None:
             if kind := re.match(r'torch._utils._rebuild_(\w*?)_?tensor', path):
-                raise UnpicklingError(f'it has a {kind[1]} tensor')
-            raise UnpicklingError(f'it asks for {shown(path)}')
+                raise UnpicklingError(f'it has a {shown(kind[1])} tensor')
+            raise UnpicklingError(f'it asks for {shown(path)}. {self.advice}')
         return found
 
     def is_trusted(self, item: Any) -> bool:

@@ -104,7 +104,7 @@ def newest_checkpoint(runner: Runner) -> str | None:
             lines += [f'last_checkpoint names {noted}, which is not there.']
         if newest:
             lines += [f'{newest} can be resumed {BY_NAME}.']
-        raise CheckpointError('\n'.join(lines))
+        raise CheckpointError(' '.join(lines))
     for path, problem in problems.items():
         runner.logger.warning(f'Passed over: {path} {problem}')
     return str(newest) if newest else None
@@ -156,7 +156,7 @@ def _check_named(path: str, work_dir: str) -> None:
         read_meta(Path(path).expanduser())
     except CheckpointError as error:
         raise CheckpointError(
-            f'Cannot resume {path}: it {error}\n--resume without a name goes on from '
+            f'Cannot resume {path}: it {error} --resume without a name goes on from '
             f'the newest checkpoint in {work_dir}.'
         ) from error
 

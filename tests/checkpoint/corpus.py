@@ -132,6 +132,8 @@ def name(path):
 START = b'\x80\x02'
 NESTED_PAIR = b')' + b'q\x00h\x00\x86' * 40
 ENCODE = name('_codecs encode')
+# Lists with twice the one before, up to one of 2^40 items.
+ENDLESS = b'(]' + b'q\x00]h\x00ah\x00a' * 40 + b't'
 OPCODES = {
     'empty': b'',
     'no end': START + b'N',
@@ -163,9 +165,9 @@ OPCODES = {
     'dict 10,000 deep': START + b'}N' * 10**4 + b'Ns' + b's' * (10**4 - 1) + b'.',
     'pairs 40 deep as a key': START + b'}' + NESTED_PAIR + b'Ns.',
     'pairs 40 deep as data': START + NESTED_PAIR + b'.',
-    'lists of twice the last': START + b']' + b'q\x00]h\x00ah\x00a' * 40 + b'.',
+    'lists of twice the last': START + ENDLESS + b'.',
     'ring': START + b']q\x00h\x00a.',
-    'ring of two': START + b']q\x00]q\x01h\x00ah\x00h\x01a.',
+    'ring of two': START + b'(]q\x00]q\x01h\x00ah\x00h\x01at.',
     'change of a part': START + b']q\x00\x85h\x00Na0.',
     'key twice': START + b'}' + (text('a') + b'N') * 2 + b's.',
     'key twice, honest opcodes': START + b'}(' + (text('a') + b'N') * 2 + b'u.',
@@ -218,6 +220,16 @@ OPCODES = {
     + b'u.',
     'size of text': START + name('torch Size') + b'(' + text('a') + b't\x85R.',
     'device of text': START + name('torch device') + text('evil') + b'\x85R.',
+    'getattr of endless lists': START
+    + name('__builtin__ getattr')
+    + name('mmengine.logging.history_buffer HistoryBuffer')
+    + ENDLESS
+    + b'\x86R.',
+    'coding of endless lists': START + ENCODE + text('a') + ENDLESS + b'\x86R.',
+    'type of endless lists': START + name('numpy dtype') + ENDLESS + b'\x89\x88\x87R.',
+    'sparse tensor of a megabyte': START
+    + name(f'torch._utils _rebuild_{"x" * 10**6}tensor')
+    + b'.',
     'protocol 0': pickle.dumps({'a': 1}, protocol=0),
     'attribute of a name': START
     + name('torch._utils _rebuild_tensor.__globals__')
@@ -292,6 +304,27 @@ TENSORS = {
     + text('a')
     + text('b')
     + b'\x89NtR.',
+    'sizes in a tensor': START
+    + name('torch._utils _rebuild_tensor_v2')
+    + b'('
+    + storage()
+    + b'K\x00'
+    + (tensor(size=(10**7,), stride=(0,))[2:-1] + b'q\x01h\x01')
+    + b'\x89NtR.',
+    'Size of a tensor': START
+    + name('torch Size')
+    + tensor(size=(10**7,), stride=(0,))[2:-1]
+    + b'\x85R.',
+    'dtype of endless lists': START
+    + name('torch._utils _rebuild_tensor_v3')
+    + b'('
+    + storage()
+    + b'K\x00'
+    + numbers(1)
+    + numbers(1)
+    + b'\x89N'
+    + ENDLESS
+    + b'tR.',
     'no storage': tensor(memory=b'N'),
     'a list for a storage': tensor(memory=b']'),
     'storage that is not there': tensor(memory=storage('7')),
