@@ -1,10 +1,32 @@
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 version = {}
 exec((ROOT / 'crossformer_mm' / 'version.py').read_text(), version)
+
+
+class BuildWithTools(build_py):
+    """Copies configs and tools to where `mim run` looks for them.
+
+    In the repository there are links, for editable installs. Git on Windows checks them
+    out as text files.
+    """
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        folder = Path(self.build_lib, 'crossformer_mm', '.mim')
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier build
+        for name in ('configs', 'tools', 'requirements'):
+            ignore = shutil.ignore_patterns('__pycache__')
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        shutil.copy(ROOT / 'model-index.yml', folder)
+
 
 setup(
     name='crossformer-mm',
@@ -13,23 +35,27 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    packages=find_packages(include=['crossformer_mm*']),
-    # Links to configs/, tools/ and what these read, where `mim run` looks for them.
-    package_data={
-        'crossformer_mm': [
-            'py.typed',
-            *(f'.mim/**/*.{kind}' for kind in ('py', 'yml', 'txt', 'html')),
-        ]
+    project_urls={
+        'CrossFormer': 'https://arxiv.org/abs/2108.00154',
+        'CrossFormer++': 'https://arxiv.org/abs/2303.06908',
     },
+    packages=find_packages(include=['crossformer_mm*']),
+    package_data={'crossformer_mm': ['py.typed']},
+    cmdclass={'build_py': BuildWithTools},
     entry_points={
         'console_scripts': [
-            'crossformer-config = crossformer_mm.shipped:main',
-            'crossformer-weights = crossformer_mm.weights:main',
+            'crossformer-config = crossformer_mm.commands.config:main',
+            'crossformer-weights = crossformer_mm.commands.weights:main',
         ]
     },
     python_requires='>=3.10',
     classifiers=[
-        f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+        'Typing :: Typed',
+        *(f'Programming Language :: Python :: 3.{n}' for n in (10, 11, 12, 13)),
     ],
     install_requires=['torch>=2.1', 'mmengine>=0.10.4'],
     # mmcv>=2.0.0rc4,<2.2 belongs to the first two, and has to be there before. It is

@@ -1,11 +1,9 @@
 # No published result: an extension to this network.
-_base_ = 'fpn_crossformer_s_80k_ade20k.py'
+_base_ = '_base_/fpn_crossformer_s_80k_ade20k.py'
 
 model = dict(
     backbone=dict(
         type='CrossFormer_T',
-        group_size=[7, 7, 7, 7],
-        crs_interval=[8, 4, 2, 1],
         init_cfg=dict(checkpoint='pretrained/backbone-crossformer-t.pth'),
     ),
     neck=dict(in_channels=[64, 128, 256, 512]),

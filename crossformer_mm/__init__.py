@@ -15,9 +15,9 @@ from .engine import (
     EpochSeedHook,
     LayerDecayOptimWrapperConstructor,
 )
+from .engine.onedl import find_mmseg_by_its_module
 from .models import *  # noqa: F403
 from .models import __all__ as _models
-from .onedl import find_mmseg_by_its_module
 from .version import __version__
 
 __all__ = [

@@ -15,12 +15,7 @@ FOLDER = Path(__file__).parent / '.mim' / 'tools'
 
 def main() -> None:
     """Run the tool that the first argument names, or list all."""
-    # The others are parts of these.
-    tools = {
-        path.stem: path
-        for path in sorted(FOLDER.glob('*.py'))
-        if "if __name__ == '__main__'" in path.read_text()
-    }
+    tools = {path.stem: path for path in sorted(FOLDER.glob('*.py'))}
     name = sys.argv[1] if len(sys.argv) > 1 else ''
     if name not in tools:
         sys.exit('usage: python -m crossformer_mm TOOL ...\nTOOL: ' + ', '.join(tools))

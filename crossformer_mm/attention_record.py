@@ -1,4 +1,4 @@
-"""Look into the attention of a backbone: who shares a group, and who attends to whom.
+"""Record the attention of a backbone: the groups of tokens, and their weights.
 
 ::
 
@@ -6,8 +6,8 @@
         backbone(image)
     tokens, weights = records[stage][block].of_token(row, col)
 
-Hooks keep what enters each attention; the weights are computed when they are asked for,
-so that the forward pass itself is the one that is always run.
+Hooks keep the input of each attention; the weights are computed on access, so that the
+forward pass is the usual one.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ from .ops.partition import Grouping, group_tokens
 
 @dataclass(frozen=True)
 class AttentionRecord:
-    """What entered the attention of one block.
+    """The input of the attention in one block.
 
     Args:
         attention (GroupAttention): The module.
-        x (Tensor): The map that entered it, ``[1, H, W, C]``.
+        x (Tensor): Its input, ``[1, H, W, C]``.
         grouping (Grouping): How the map was cut into groups.
     """
 
@@ -55,9 +55,9 @@ class AttentionRecord:
 
     @torch.no_grad()
     def weights(self, groups: slice = slice(None)) -> Tensor:
-        """Compute the attention weights of groups: ``[groups, heads, N, N]``.
+        """Compute the weights in a slice of the groups: ``[groups, heads, N, N]``.
 
-        Rows are queries and sum to 1 over the keys; those of padding mean nothing.
+        Rows are queries and sum to 1 over the keys; rows of padding mean nothing.
         """
         attention = self.attention
         q, k, *_ = cut(attention.qkv(self.x), self.grouping, attention.num_heads)
@@ -75,8 +75,8 @@ class AttentionRecord:
         """Return what one token attends to.
 
         Returns:
-            tuple[Tensor]: The numbers of the N tokens in its group, padding left out,
-            and the weight it gives to each, ``[heads, N]``.
+            tuple[Tensor]: The numbers of the N tokens in its group without padding, and
+            the weight of each, ``[heads, N]``.
         """
         groups = self.groups()
         ((group, place),) = (groups == row * self.shape[1] + col).nonzero().tolist()

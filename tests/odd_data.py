@@ -33,20 +33,20 @@ def make_coco(root: Path, classes, masks=True):
     for split in ('train2017', 'val2017'):
         rng = np.random.default_rng(0)
         images, annotations = [], []
-        for number in range(max(4, len(classes) // 4)):
-            size = SIZES[number % 4]
+        for number in range(4):
+            size = SIZES[number]
             # Another number than the index, as files from the field have.
             image_id = 7 * number + 3
             suffix = '.png' if number % 2 else '.JPG'
-            name = f'{STEMS[number % 4]} {number}{suffix}'
+            name = f'{STEMS[number]} {number}{suffix}'
             image, box = draw(size, number % len(classes), len(classes), rng)
-            if number % 4 == 3:
+            if number == 3:
                 image[:] = 100
             write_image(root / split / name, image)
             entry = dict(id=image_id, file_name=name, height=size[0], width=size[1])
             images.append(entry)
-            labels = range(number, len(classes), max(4, len(classes) // 4))
-            for label in labels if number % 4 != 3 else ():
+            labels = range(number, len(classes), 3)
+            for label in labels if number != 3 else ():
                 left, top, width, height = box
                 corners = [left, top, left + width, top, left + width, top + height]
                 corners += [left, top + height]

@@ -85,6 +85,17 @@ def test_every_published_config_is_in_the_index():
         assert source.startswith('published' if 'Results' in model else 'none')
 
 
+def test_the_plugin_is_imported_before_other_bases_are_looked_up():
+    bases = [
+        re.findall("'(.+?)'", found[1])
+        for path in FOLDER.rglob('*.py')
+        if (found := re.search(r'^_base_ = \[(.+?)\]', path.read_text(), re.M | re.S))
+    ]
+    ours = re.compile(r'(_base_/)?runtime(_mmdet)?\.py')
+    places = [i for names in bases for i, n in enumerate(names) if ours.fullmatch(n)]
+    assert places == [0] * 7
+
+
 @pytest.mark.parametrize('head', ['mask_rcnn', 'retinanet'])
 def test_detectors_are_trained_as_published(head):
     cfg = Config.fromfile(FOLDER / f'{head}_crossformer_b_fpn_1x_coco.py')
@@ -207,7 +218,7 @@ SMALL = (128, 128)
 
 
 def shrink(node):
-    """Make all images of a config small, wherever their size is given."""
+    """Make all images of a config small and its proposals few."""
     if isinstance(node, dict):
         if node.get('type') in ('Resize', 'RandomResize'):
             # Two scales, or one with a range of ratios.
@@ -216,6 +227,10 @@ def shrink(node):
         for key in ('crop_size', 'size'):
             if key in node:
                 node[key] = SMALL
+        # Of proposals, in training before and after sampling, and in testing.
+        for key in ('nms_pre', 'max_per_img', 'num'):
+            if isinstance(node.get(key), int):
+                node[key] = min(node[key], 20)
     for child in node.values() if isinstance(node, dict) else node:
         if isinstance(child, (dict, list)):
             shrink(child)

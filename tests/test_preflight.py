@@ -135,7 +135,7 @@ def test_annotation_file(detector, change, told):
 def test_annotation_file_that_is_no_json(detector):
     cfg, root = detector
     (root / 'annotations' / TRAIN).write_text('{"images": [')
-    assert 'is not of the format of COCO' in alarms(cfg, 'check_annotations')[0]
+    assert 'is not in the format of COCO' in alarms(cfg, 'check_annotations')[0]
 
 
 def test_broken_image(detector):
@@ -208,7 +208,7 @@ DETECTOR_FAULTS = {
     'SGD': (
         {'optim_wrapper.optimizer.type': 'SGD'},
         'check_schedule',
-        'CrossFormer was trained by AdamW',
+        'CrossFormer was trained with AdamW',
     ),
     'batch': (
         {'processes': 1},
@@ -246,7 +246,7 @@ DETECTOR_FAULTS = {
     'mean of 0 to 1': (
         {'model.data_preprocessor.mean': [0.485, 0.456, 0.406]},
         'check_network',
-        'is of images from 0 to 1',
+        'is for images from 0 to 1',
     ),
     'no pretrained file': (
         {'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='x.pth')},
@@ -335,7 +335,7 @@ SEGMENTOR_FAULTS = {
     'classes of weights': (
         {'model.decode_head.loss_decode.class_weight': [1.0] * 3},
         'check_classes',
-        'has 3 weights for 8 classes',
+        'class_weight has 3 weights, 8 classes',
     ),
 }
 
@@ -469,4 +469,4 @@ def test_a_config_that_trains_nothing(tmp_path):
 def test_shrink_leaves_the_channels():
     node = dict(scale=(1333, 800), size=[512, 512], num=3, rescale=False)
     shrink(node)
-    assert node == dict(scale=(192, 192), size=[192, 192], num=3, rescale=False)
+    assert node == dict(scale=(192, 192), size=(192, 192), num=3, rescale=False)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS, DefaultScope
 
-from crossformer_mm import swap
-from crossformer_mm.swap import Outputs, backbone_config, translate
-from crossformer_mm.write_config import Change, config_text
+from crossformer_mm.swap import rules
+from crossformer_mm.swap.rules import Outputs, backbone_config, translate
+from crossformer_mm.swap.write_config import Change, config_text
 from tests.conftest import ROOT, on_openmmlab
 
 COMMAND = Path(sys.executable).with_name('crossformer-config')
@@ -79,7 +80,7 @@ def changes(**settings):
     cfg = Config(
         dict(default_scope='mmdet', model=model | settings.pop('model', {}), **settings)
     )
-    return {c.path: c.value for c in swap.changes(cfg, 'CrossFormer_S')}
+    return {c.path: c.value for c in rules.changes(cfg, 'CrossFormer_S')}
 
 
 def test_neck_is_changed_and_heads_behind_it_stay():
@@ -144,14 +145,14 @@ def test_pyramid_of_a_plain_transformer():
         (dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]), True),
         (dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0]), True),
         (dict(pad_size_divisor=32), True),
-        (swap.normalized(), False),
+        (rules.normalized(), False),
     ],
 )
 def test_normalization(preprocessor, differs):
     found = changes(model=dict(data_preprocessor=preprocessor))
     assert (('model', 'data_preprocessor') in found) == differs
     if differs:
-        assert found['model', 'data_preprocessor'] == swap.normalized()
+        assert found['model', 'data_preprocessor'] == rules.normalized()
 
 
 def test_adamw_for_sgd_only():
@@ -209,8 +210,8 @@ def test_what_else_goes_and_stays():
 )
 def test_refused_by_name(model, told):
     cfg = Config(dict(default_scope='mmseg', model=model))
-    with pytest.raises(swap.SwapError, match=told):
-        swap.changes(cfg, 'CrossFormer_S')
+    with pytest.raises(rules.SwapError, match=told):
+        rules.changes(cfg, 'CrossFormer_S')
 
 
 def test_text_is_as_ruff_formats_it(tmp_path):
@@ -243,7 +244,7 @@ def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
     (tmp_path / 'empty.py').write_text('')
     for arguments, told in [
         (('nothing.py', *backbone, 'new.py'), 'nothing.py: there is no such file'),
-        (('empty.py', *backbone, 'old.py'), 'old.py is there already'),
+        (('empty.py', *backbone, 'old.py'), 'old.py exists already'),
         (('empty.py', *backbone, 'new.py'), 'it has no model'),
         (('mmdet::no/such.py', *backbone, 'new.py'), 'it cannot be read'),
     ]:
@@ -286,27 +287,31 @@ def test_swapped_config_trains(package, base, mim, mini_coco, mini_ade20k, tmp_p
     cfg = Config.fromfile(swapped)
     cfg.model.backbone.init_cfg = None
     root = mini_coco if package == 'mmdet' else mini_ade20k
-    small(cfg, root)
-    path = tmp_path / 'small.py'
-    cfg.dump(path)
-    trained = mim('train', package, path, '--work-dir', tmp_path / 'run')
-    assert trained.returncode == 0, trained.stdout
-    name = 'epoch_1.pth' if package == 'mmdet' else 'iter_2.pth'
-    assert (tmp_path / 'run' / name).is_file()
+    make_short(cfg, root)
+    if base.startswith('mmdet::retinanet'):  # once as a user does
+        cfg.dump(tmp_path / 'small.py')
+        small = ('train', package, tmp_path / 'small.py')
+        trained = mim(*small, '--work-dir', tmp_path / 'run')
+        assert trained.returncode == 0, trained.stdout
+    else:
+        cfg.work_dir = cfg.experiment_name = cfg.visualizer.name = str(tmp_path / 'run')
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            RUNNERS.build(cfg).train()
+    assert list((tmp_path / 'run').glob('*_1.pth'))
 
 
-def small(cfg, root):
-    """Let a config train for an epoch, or two iterations, on small images."""
+def make_short(cfg, root):
+    """Let a config train for an epoch of two images, or an iteration."""
     from crossformer_mm.preflight.first_step import shrink
-    from crossformer_mm.trial import set_size
+    from crossformer_mm.swap.dry_run import make_small
 
     shrink(cfg._cfg_dict)
-    set_size(cfg, 192)
+    make_small(cfg, 192)
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
         loader.pop('batch_sampler', None)
-        loader.dataset.update(data_root=f'{root}/', indices=4)
+        loader.dataset.update(data_root=f'{root}/', indices=2)
         cfg[f'{split}_dataloader'] = loader
     for name in ('val_evaluator', 'test_evaluator'):
         if 'ann_file' in cfg[name]:
@@ -319,5 +324,5 @@ def small(cfg, root):
         cfg.train_cfg = ConfigDict(type='EpochBasedTrainLoop', max_epochs=1)
         cfg.default_hooks.checkpoint = ConfigDict(type='CheckpointHook', interval=1)
     else:
-        cfg.train_cfg.update(max_iters=2, val_interval=2)
-        cfg.default_hooks.checkpoint.interval = 2
+        cfg.train_cfg.update(max_iters=1, val_interval=1)
+        cfg.default_hooks.checkpoint.interval = 1

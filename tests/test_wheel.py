@@ -10,23 +10,7 @@ import pytest
 from tests.conftest import MIM, ROOT, called, on_openmmlab
 
 NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
-# Imported or started by the other tools.
-PARTS = (
-    'attention_page',
-    'attention_plots',
-    'benchmark_gpu',
-    'benchmark_worker',
-    'mini_scenes',
-    'mini_set',
-    'model_cost',
-    'onnx_networks',
-    'onnx_operators',
-    'run_files',
-    'run_plots',
-    'trainings',
-)
-TOOLS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py'))
-COMMANDS = [name for name in TOOLS if name not in PARTS]
+COMMANDS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py'))
 
 
 def run(command, **options):

@@ -8,8 +8,8 @@
 Each measurement is a process of its own, and the networks take turns, so that a machine
 that slows down slows all of them. Ratios are to the first network. What was measured is
 appended to OUT/benchmark.csv line by line; the table of medians and OUT/benchmark.png
-are made from it at the end. On a GPU, `benchmark_gpu.py` does its fixed list of
-measurements instead.
+are made from it at the end. On a GPU, `parts/benchmark_gpu.py` does its fixed list
+of measurements instead.
 """
 
 import argparse
@@ -23,10 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmark_report import report
 from rich.progress import track
 
-WORKER = Path(__file__).with_name('benchmark_worker.py')
+from parts.benchmark_report import report
+from parts.output import fail
+
 DENSE = dict(type='CrossFormer_S', group_size=(7, 7, 7, 7), crs_interval=(8, 4, 2, 1))
 NETWORKS = {
     'Swin-T': dict(
@@ -59,14 +60,14 @@ def main() -> None:
     """Measure, then report."""
     args = parse_args()
     if args.device == 'cuda':
-        from benchmark_gpu import run
+        from parts.benchmark_gpu import run
 
         run(args.out)
         return
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / 'benchmark.csv'
     if path.exists():
-        sys.exit(f'{path} is there already: move it or name another folder with --out.')
+        fail(f'{path} is there already: move it or name another folder with --out')
     todo = list(jobs(args))
     with path.open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -149,10 +150,11 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
 def measure(job: Job) -> Job:
     """Do one job in a process of its own."""
     order = job | dict(network=NETWORKS.get(job.get('network')))
-    command = [sys.executable, WORKER, json.dumps(order)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, '-m', 'parts.benchmark_worker', json.dumps(order)]
+    folder = Path(__file__).parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if done.returncode:
-        sys.exit(f'{done.stderr}\n{job} failed, see above.')
+        fail(f'{job} failed:\n{done.stderr}')
     return json.loads(done.stdout.splitlines()[-1])
 
 

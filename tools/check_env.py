@@ -1,10 +1,10 @@
-"""Check what in this environment would break a training, and how to mend it.
+"""Check what in this environment would break a training, and how to fix it.
 
     python tools/check_env.py
 
 Prints one line per part: verdict, what is found, what is wanted and the command that
-mends it. 'warn' means untried but able to train. Ends with exit code 1 when anything
-says FAIL. Needs nothing but Python itself.
+fixes it; 'warn' means untried but able to train. The exit code is 1 where a line says
+FAIL. Needs nothing but Python itself.
 """
 
 from __future__ import annotations
@@ -39,25 +39,28 @@ class Check(NamedTuple):
     found: str
     wanted: str
     verdict: str = 'ok'
-    mend: str = ''
+    fix: str = ''
+
+    def __str__(self) -> str:
+        fix = f'  -> {self.fix}' if self.fix else ''
+        part = f'{self.verdict:<7}  {self.part:<15}'
+        return f'{part}  {self.found:<24}  {self.wanted}{fix}'
 
 
 def main() -> int:
     """Run all checks and return the exit code."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     warnings.simplefilter('ignore')
-    print_line(Check('part', 'found', 'wanted', 'verdict', 'mend with'))
+    print(Check('part', 'found', 'wanted', 'verdict', 'fix with'))
     ops = {'torch': install('torch'), 'mmcv._ext': install('mmcv')}
-    failed = False
-    # Printed one by one: should a broken extension bring Python down, the last line
-    # tells how far it came.
+    verdicts = []
+    # Printed one by one, in case a broken extension brings Python down.
     for check in (
         check_python,
-        # mmengine and openmim import its pkg_resources, gone in 82.
-        partial(check_package, 'setuptools', 'pkg_resources'),
+        partial(check_package, 'setuptools', 'pkg_resources'),  # gone in 82
         partial(check_package, 'numpy', 'numpy', exchange_an_array),
         check_opencv,
-        check_torch,
+        partial(check_package, 'torch', 'torch'),  # any build of it
         check_cuda,
         partial(check_package, 'mmengine', 'mmengine'),
         partial(check_package, 'mmcv', 'mmcv'),
@@ -70,63 +73,42 @@ def main() -> int:
         partial(check_plugin, 'mmdet', 'mmdet'),
         partial(check_plugin, 'mmseg', 'mmsegmentation'),
     ):
-        print_line(result := check())
-        failed |= result.verdict == 'FAIL'
-    return int(failed)
-
-
-def print_line(check: Check) -> None:
-    """Print one line of the table."""
-    mend = f'  -> {check.mend}' if check.mend else ''
-    line = f'{check.verdict:<7}  {check.part:<15}  {check.found:<24}  {check.wanted}'
-    print(line + mend, flush=True)
+        print(result := check(), flush=True)
+        verdicts.append(result.verdict)
+    return int('FAIL' in verdicts)
 
 
 def check_python() -> Check:
     """Python: the version and whether the stack was tried on it."""
     version, tried = platform.python_version(), PINS.pythons
     check = Check('Python', version, ', '.join(tried))
-    warn = dict(verdict='warn', mend=f'make env PYTHON=python{tried[0]}')
-    return check if version.rpartition('.')[0] in tried else check._replace(**warn)
+    warn = check._replace(verdict='warn', fix=f'make env PYTHON=python{tried[0]}')
+    return check if version.rpartition('.')[0] in tried else warn
 
 
 def check_package(package: str, module: str, test: Test = bool) -> Check:
     """Import and test a package and compare its version with the pin."""
     found, pin = installed(PINS.called(package)), PINS.version(package)
-    mend, wanted = install(package), pin + mmcv_range(package)
-    check = examine(package, {module: mend}, found or 'no metadata', wanted, test)
+    fix, wanted = install(package), pin + remark(package)
+    check = examine(package, {module: fix}, found or 'no metadata', wanted, test)
     # '+cpu' names the build, not another version.
     if check.verdict == 'ok' and found.partition('+')[0] != pin:
-        return check._replace(verdict='warn' if found else 'FAIL', mend=mend)
+        return check._replace(verdict='warn' if found else 'FAIL', fix=fix)
     return check
 
 
 def exchange_an_array() -> None:
     """Give torch an array of numpy, where there is a torch."""
     with contextlib.suppress(ImportError):
-        torch = importlib.import_module('torch')
-        torch.from_numpy(sys.modules['numpy'].zeros(1))
+        importlib.import_module('torch').from_numpy(sys.modules['numpy'].zeros(1))
 
 
 def check_opencv() -> Check:
-    """OpenCV: either of its distributions will do if it loads."""
-    # opencv-python, which mmengine asks for, needs libGL and owns the same files.
-    mend = f'{PIP} uninstall -y opencv-python && '
-    mend += f'{install("opencv-python-headless")} --force-reinstall'
-    found = installed('opencv-python-headless') or installed('opencv-python')
-    return examine('OpenCV', {'cv2': mend}, found, 'any that loads')
-
-
-def check_torch() -> Check:
-    """torch: the version; any build of it."""
-    check = check_package('torch', 'torch')
-    if check.verdict != 'warn':
-        return check
-    if [int(number) for number in check.found.split('.')[:2]] < [2, 10]:
-        # Our own reader of checkpoints has no part in it.
-        unsafe = '; before 2.10 torch.load is open to CVE-2026-24747'
-        return check._replace(wanted=check.wanted + unsafe)
-    return check
+    """OpenCV: either distribution, but opencv-python needs libGL."""
+    headless = 'opencv-python-headless'
+    fix = f'{PIP} uninstall -y opencv-python && {install(headless)} --force-reinstall'
+    found = installed(headless) or installed('opencv-python')
+    return examine('OpenCV', {'cv2': fix}, found, 'any that loads')
 
 
 def check_cuda() -> Check:
@@ -136,34 +118,31 @@ def check_cuda() -> Check:
     check = examine('CUDA', {'torch': install('torch')}, 'CPU build of torch', wanted)
     if check.verdict == 'FAIL':
         return check
-    if build := (torch := sys.modules['torch']).version.cuda:
-        usable = 'usable' if torch.cuda.is_available() else 'not usable'
-        check = check._replace(found=f'{build}, {usable}')
-    if not driver or check.found.endswith(', usable'):
+    torch = sys.modules['torch']
+    build, usable = torch.version.cuda, torch.cuda.is_available()
+    if build:
+        check = check._replace(found=f'{build}, {"" if usable else "not "}usable')
+    if usable or not driver:
         return check
-    mend = f'update the NVIDIA driver for CUDA {build}' if build else install('torch')
-    # A training runs on the CPU as well, only slowly.
-    return check._replace(verdict='warn', mend=mend)
+    fix = f'update the NVIDIA driver for CUDA {build}' if build else install('torch')
+    return check._replace(verdict='warn', fix=fix)  # a CPU trains as well, slowly
 
 
 def check_mmseg_namesake() -> Check:
     """mmseg: a word segmenter that overwrites files of mmsegmentation."""
     if not installed('mmseg'):
         return Check('mmseg', 'not there', 'not there')
-    mend = f'{PIP} uninstall -y mmseg && {install("mmsegmentation")} --force-reinstall'
-    return Check('mmseg', 'a word segmenter', 'not there', 'FAIL', mend)
+    fix = f'{PIP} uninstall -y mmseg && {install("mmsegmentation")} --force-reinstall'
+    return Check('mmseg', 'a word segmenter', 'not there', 'FAIL', fix)
 
 
 def check_plugin(host: str, package: str) -> Check:
     """Look up a backbone of the plugin in the registry of mmdet or mmseg."""
-    # Where the repository lies around this file, that is the plugin to install.
-    checkout = (ROOT / 'setup.py').exists()
-    source = f'-e {shlex.quote(str(ROOT))}' if checkout else 'crossformer-mm'
-    plugin = f'{PIP} install --no-deps {source}'
-    modules = {f'{host}.registry': install(package), 'crossformer_mm': plugin}
+    registry = f'{host}.registry'
+    modules = {registry: install(package), 'crossformer_mm': install('crossformer-mm')}
 
     def look_up() -> None:
-        if sys.modules[f'{host}.registry'].MODELS.get('CrossFormer_S') is None:
+        if sys.modules[registry].MODELS.get('CrossFormer_S') is None:
             raise LookupError('not registered')
 
     return examine(f'plugin in {host}', modules, 'there', 'CrossFormer_S', look_up)
@@ -172,7 +151,7 @@ def check_plugin(host: str, package: str) -> Check:
 def examine(
     part: str, modules: dict[str, str], found: str, wanted: str, test: Test = bool
 ) -> Check:
-    """Import modules in silence, each with the command that mends it, and test them."""
+    """Import modules in silence, each with the command that fixes it, and test them."""
     silence = io.StringIO()
     try:
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
@@ -180,19 +159,23 @@ def examine(
                 importlib.import_module(module)
             test()
     except Exception as error:
-        told = f'{type(error).__name__}: {(str(error).strip() or "-").splitlines()[0]}'
-        # Another package that is missing may be to blame.
+        found = f'{type(error).__name__}: {(str(error).strip() or "-").splitlines()[0]}'
+        # Another package that is missing may be the cause.
         missing = (getattr(error, 'name', '') or '-').partition('.')[0]
-        mend = install(missing) if PINS.version(missing) else modules[module]
-        return Check(part, told, wanted, 'FAIL', mend)
+        fix = install(missing) if PINS.version(missing) else modules[module]
+        return Check(part, found, wanted, 'FAIL', fix)
     return Check(part, found, wanted)
 
 
-def mmcv_range(package: str) -> str:
-    """Return the range of mmcv that a package declares, in words."""
-    for distribution in metadata.distributions(name=PINS.called(package)):
-        ranges = [line for line in distribution.requires or () if 'mmcv' in line]
-        return f', takes {ranges[0].partition(";")[0]}' if ranges else ''
+def remark(package: str) -> str:
+    """Return what to know about an installed package beside its version."""
+    for dist in metadata.distributions(name=PINS.called(package)):
+        if package == 'torch' and [*map(int, dist.version.split('.')[:2])] < [2, 10]:
+            # The plugin's own reader of checkpoints does not call it.
+            return '; before 2.10 torch.load is open to CVE-2026-24747'
+        for line in dist.requires or ():
+            if 'mmcv' in line:
+                return f', takes {line.partition(";")[0]}'
     return ''
 
 
@@ -204,8 +187,11 @@ def install(package: str) -> str:
         tools = ' '.join(PINS.pin(tool) for tool in ('setuptools', 'wheel', 'ninja'))
         script = shlex.quote(str(ROOT / 'requirements' / 'compile_mmcv.py'))
         return f'{PIP} install {tools} && {shlex.quote(sys.executable)} {script}'
+    if package == 'crossformer-mm' and (ROOT / 'setup.py').exists():
+        return f'{PIP} install --no-deps -e {shlex.quote(str(ROOT))}'  # this checkout
     # The pins are complete, and some of the packages ask for others that break them.
-    return f'{PIP} install --no-deps {PINS.pin(package)}'
+    pinned = PINS.pin(package) if PINS.version(package) else package
+    return f'{PIP} install --no-deps {pinned}'
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ ResNet-50 has group norm: batches are too small for batch norm.
 Writes `comparison.csv`, a line an evaluation, from which an interrupted comparison goes
 on after the last whole training, and in the end `comparison.md`, the table, and
 `comparison.png`, the curves over iterations and over seconds. Pictures of validation
-images, truth beside prediction, lie in `runs/*/*/vis_data/vis_image`.
+images, ground truth beside prediction, are in `runs/*/*/vis_data/vis_image`.
 """
 
 import argparse
@@ -27,10 +27,11 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
-from run_files import fail
-from run_plots import DASHES, curve_axes, legend_below, palette, save
 from tqdm import tqdm
-from trainings import Row, read_rows, write_rows
+
+from parts.csv_rows import Row, read_rows, write_rows
+from parts.output import complete, fail, save_figure
+from parts.run_plots import DASHES, curve_axes, legend_below, palette
 
 # Each backbone and the channels of its outputs.
 BACKBONES: dict[str, tuple[dict[str, Any], list[int]]] = {
@@ -64,26 +65,26 @@ FIELDS = ['backbone', 'seed', 'parameters', 'iteration', 'seconds', 'result']
 
 
 class Stopwatch(Hook):
-    """Notes at each evaluation how long was trained until then, and the metrics."""
+    """Record the metrics and the seconds of training at each evaluation."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.notes: list[Row] = []
+        self.records: list[Row] = []
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Start."""
+        """Start the clock."""
         self.start = time.perf_counter()
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Stop."""
+        """Stop the clock."""
         self.seconds += time.perf_counter() - self.start
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Note."""
+        """Record the metric and the time."""
         name, factor = METRICS[runner.cfg.default_scope]
-        # Without a single detection MMDetection has no AP.
+        # MMDetection reports no AP where there is no detection.
         result = factor * metrics.get(name, 0.0)
-        self.notes.append(
+        self.records.append(
             dict(iteration=runner.iter, seconds=self.seconds, result=result)
         )
 
@@ -103,9 +104,10 @@ def main() -> None:
             rows += train(name, seed, args)
             write_rows(path, FIELDS, rows)
     metric, _ = METRICS[Config.fromfile(args.config).default_scope]
-    told = table(rows, metric)
-    (args.out / 'comparison.md').write_text(told)
-    print(told + str(save(plot(rows, metric), args.out / 'comparison.png')))
+    text = table(rows, metric)
+    with complete(args.out / 'comparison.md') as part:
+        part.write_text(text)
+    print(text + str(save_figure(plot(rows, metric), args.out / 'comparison.png')))
 
 
 def parse_args() -> argparse.Namespace:
@@ -124,13 +126,13 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         choices=BACKBONES,
         default=[*BACKBONES],
-        help='some of: ' + ', '.join(BACKBONES),
+        help='one or more of: ' + ', '.join(BACKBONES),
     )
     return parser.parse_args()
 
 
 def train(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
-    """Train a backbone from scratch; return what its evaluations found."""
+    """Train a backbone from scratch; return the results of its evaluations."""
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.default_scope)
     groups = {key: cfg.model.backbone[key] for key in ('group_size', 'crs_interval')}
@@ -152,12 +154,12 @@ def train(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
     cfg.work_dir = str(args.out / 'runs' / f'{name}-{seed}')
     cfg.log_level = 'ERROR'
     watch = Stopwatch()
-    with redirect_stdout(None):  # pycocotools tells of each evaluation
+    with redirect_stdout(None):  # pycocotools prints its progress
         runner = RUNNERS.build(cfg)
         runner.register_hook(watch, priority='LOWEST')
         runner.train()
     size = sum(p.numel() for p in runner.model.parameters()) / 1e6
-    return [dict(backbone=name, seed=seed, parameters=size, **n) for n in watch.notes]
+    return [dict(backbone=name, seed=seed, parameters=size, **n) for n in watch.records]
 
 
 def curves(rows: list[Row], name: str) -> dict[str, np.ndarray]:
@@ -174,7 +176,7 @@ def table(rows: list[Row], metric: str) -> str:
     """Write a table in Markdown: equal iterations, and equal seconds."""
     found = {row['backbone']: curves(rows, row['backbone']) for row in rows}
     sizes = {row['backbone']: float(row['parameters']) for row in rows}
-    # All had as much time as the fastest took for its iterations.
+    # The time that the fastest took for its iterations.
     budget = min(curve['seconds'][:, -1].mean() for curve in found.values())
     count = next(iter(found.values()))['iteration'][0, -1]
     lines = [
@@ -190,13 +192,14 @@ def table(rows: list[Row], metric: str) -> str:
         ]
         lines.append(
             f'| {name} | {sizes[name]:.1f} | {pace:.2f} | '
-            f'{spread(curve["result"][:, -1])} | {spread(in_time)} | {len(in_time)} |'
+            f'{summarize(curve["result"][:, -1])} | {summarize(in_time)} | '
+            f'{len(in_time)} |'
         )
     return '\n'.join(lines) + '\n'
 
 
-def spread(values: Sequence[float]) -> str:
-    """Write a mean and its standard deviation, if there is one."""
+def summarize(values: Sequence[float]) -> str:
+    """Format a mean and, of several values, the standard deviation."""
     mean = f'{statistics.mean(values):.1f}'
     return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean
 

@@ -6,19 +6,26 @@
 SRC is any published file, or one of MMEngine or MMCV 1.x, in the format of torch.save
 or safetensors. DST becomes what SRC holds: a backbone, a classifier (for MMPretrain), a
 detector (for MMDetection 3.x) or a segmentor (for MMSegmentation 1.x); --to chooses
-another. Nothing in SRC is executed, and DST is written whole or not at all.
+another. Nothing in SRC is executed, and DST is written completely or not at all.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from crossformer_mm.checkpoint.convert import TARGETS, convert, make_meta
+from crossformer_mm.checkpoint.convert import (
+    TARGETS,
+    check_target,
+    convert,
+    make_meta,
+    report_file,
+    report_network,
+    sha256,
+    write_checkpoint,
+)
 from crossformer_mm.checkpoint.reader import CheckpointError, naming, read_checkpoint
 from crossformer_mm.checkpoint.recognize import recognize
-from crossformer_mm.checkpoint.report import report_file, report_network
-from crossformer_mm.checkpoint.writer import check_target, sha256, write_checkpoint
+from parts.output import fail
 
 
 def main() -> None:
@@ -27,7 +34,7 @@ def main() -> None:
     try:
         run(args.src, args.dst, args.to, args.publish)
     except CheckpointError as error:
-        sys.exit(f'convert_checkpoint: {error}')
+        fail(str(error))
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(src: Path, dst: Path | None, target: str | None, publish: bool) -> None:
-    """Report on SRC and make DST of it, if there is to be one.
+    """Report on SRC and write DST, if it is given.
 
     Raises:
         CheckpointError: If SRC cannot be used or DST cannot be written.
@@ -73,7 +80,7 @@ def run(src: Path, dst: Path | None, target: str | None, publish: bool) -> None:
         if dst is not None and dst.suffix == '.safetensors' and target != 'backbone':
             raise CheckpointError(
                 f'cannot become a .safetensors file as a {target}, which OpenMMLab '
-                'could not load: take .pth, or the backbone alone by --to backbone.'
+                'could not load: take .pth, or only the backbone by --to backbone.'
             )
         digest = sha256(src)
         print_lines(report_file('file', src, digest))

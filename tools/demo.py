@@ -3,9 +3,9 @@
     python tools/demo.py IMAGE_OR_FOLDER --config C --checkpoint F --out DIR
 
 MMDetection's DetInferencer or MMSegmentation's MMSegInferencer does the work. Pictures
-go into DIR/vis. What was found goes into DIR/preds, a JSON file an image: of a detector
-labels, scores, boxes and masks, as DetInferencer writes them; of a segmentor the share
-of the image that each class covers, and beside it the label map, NAME.png.
+go into DIR/vis. Results go into DIR/preds, a JSON file per image: of a detector labels,
+scores, boxes and masks, as DetInferencer writes them; of a segmentor the share of the
+image that each class covers, and beside it the label map, NAME.png.
 """
 
 import argparse
@@ -16,19 +16,19 @@ from typing import Any
 import cv2
 import numpy as np
 from mmengine.config import Config
-from run_files import fail
 from torch import nn
 from tqdm import tqdm
 
-from crossformer_mm.checkpoint.fit import check_loaded
+from crossformer_mm.checkpoint.load import check_loaded
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from crossformer_mm.ops import accelerate_cpu, is_faster_accelerated
+from parts.output import fail
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 
 
 def main() -> None:
-    """Find the images and hand them to the inferencer of the config's project."""
+    """Find the images and run the inferencer of the config's project on them."""
     args = parse_args()
     for path in (args.config, args.checkpoint):
         if not path.is_file():
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        'images', metavar='IMAGE_OR_FOLDER', type=Path, help='folders are not descended'
+        'images', metavar='IMAGE_OR_FOLDER', type=Path, help='subfolders are not read'
     )
     parser.add_argument('--config', metavar='C', type=Path, required=True)
     parser.add_argument('--checkpoint', metavar='F', type=Path, required=True)
@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def find_images(path: Path) -> list[Path]:
-    """List the images that can be read; tell which cannot."""
+    """List the images that can be read; print those that cannot."""
     if not path.exists():
         fail(f'{path} is missing')
     paths = [path]
@@ -82,12 +82,12 @@ def find_images(path: Path) -> list[Path]:
     stems = [image.stem for image in images]
     for image in images:
         if stems.count(image.stem) > 1:
-            fail(f'{image} shares its name with another: their results would be one')
+            fail(f'{image} would write the same results as another image: rename it')
     return images
 
 
 def readable(path: Path) -> bool:
-    """Tell whether OpenCV, with which both inferencers read, can read an image."""
+    """Return whether OpenCV, which both inferencers use, can read an image."""
     return path.is_file() and cv2.imread(str(path)) is not None
 
 
@@ -138,7 +138,7 @@ def segment(images: list[Path], args: argparse.Namespace) -> None:
 
 
 def check_weights(model: nn.Module, args: argparse.Namespace) -> None:
-    """Stop where the checkpoint is another network's: inferencers load what fits."""
+    """Fail if the checkpoint is of another network: inferencers load what fits."""
     strict = Config.fromfile(args.config).get('strict', True)
     try:
         content = read_checkpoint(str(args.checkpoint))
@@ -148,13 +148,13 @@ def check_weights(model: nn.Module, args: argparse.Namespace) -> None:
 
 
 def accelerate(model: nn.Module) -> None:
-    """Exchange layers for faster ones where this CPU gains from it."""
+    """Replace layers by faster ones where this CPU gains from it."""
     if next(model.parameters()).is_cpu and is_faster_accelerated():
         accelerate_cpu(model)
 
 
 def shares(labels: np.ndarray, classes: Any) -> dict[str, float]:
-    """Tell which share of an image each class covers, the largest first."""
+    """Return the share of an image that each class covers, the largest first."""
     counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
     order = np.argsort(-counts, kind='stable')
     return {classes[i]: round(float(counts[i]), 6) for i in order if counts[i]}

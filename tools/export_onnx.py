@@ -3,39 +3,36 @@
     python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx
 
 Segmentors of MMSegmentation give labels, with --scores also the score of each class.
-RetinaNet, ATSS, FCOS and what else shares their test path give boxes, scores, labels,
-Mask R-CNN and Cascade Mask R-CNN masks too, 28 x 28 inside of each box. The image goes
-in as OpenCV reads it, 0 to 255: normalizing and padding are in the file. It is run in
-ONNX Runtime beside PyTorch at the end, unless --no-check is given.
+RetinaNet, ATSS, FCOS and other heads with the same test path give boxes, scores and
+labels, Mask R-CNN and Cascade Mask R-CNN also masks, 28 x 28 inside of each box. The
+input is an image as OpenCV reads it, 0 to 255: the file normalizes and pads. At the end
+ONNX Runtime runs it beside PyTorch, unless --no-check is given.
 """
 
 import argparse
 import importlib
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from unittest import mock
 
-import onnx_operators
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import load_state_dict
-from onnx_agreement import SIZES, compare, open_session
-from onnx_networks import NotCovered, Segmentor, whole_network
-from run_files import fail
 from torch import nn
 from torch.export import Dim
 
-from crossformer_mm.checkpoint.fit import check_loaded
-from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
-from crossformer_mm.checkpoint.writer import sha256
-from crossformer_mm.models import position_bias
+from crossformer_mm.checkpoint.convert import sha256
+from parts.onnx_agreement import SIZES, compare, load, open_session
+from parts.onnx_networks import (
+    OPSET,
+    NotCovered,
+    Segmentor,
+    at_any_size,
+    whole_network,
+)
+from parts.output import complete, fail
 
-OPSET = 18  # the lowest of torch's exporter
 LEAST_SIDE = 64
-LEAST_AGREEMENT = 0.9  # ties apart, all should agree
+LEAST_AGREEMENT = 0.9  # apart from ties, all should agree
 
 
 def main() -> None:
@@ -46,8 +43,6 @@ def main() -> None:
             fail(f'{path} is missing')
     if args.out.exists():
         fail(f'{args.out} is there already: choose another name, or remove it')
-    if not args.out.parent.is_dir():
-        fail(f'{args.out} cannot be written: there is no folder {args.out.parent}')
     cfg = Config.fromfile(args.config)
     model, content = load(cfg, args.checkpoint)
     try:
@@ -55,21 +50,16 @@ def main() -> None:
     except NotCovered as error:
         fail(str(error))
     print(f'Exporting the {type(model).__name__}: a minute or more')
-    with TemporaryDirectory(prefix='.', dir=args.out.parent) as folder:
-        part = Path(folder) / args.out.name
-        program = export(network)
-        about = describe(cfg, content, network) | dict(sha256=sha256(args.checkpoint))
-        program.model.metadata_props['crossformer_mm'] = json.dumps(about)
-        program.save(part)
-        if not args.no_check:
-            session = open_session(part)
-            for size in SIZES:
-                line, share = compare(model, session, size)
-                print(line, flush=True)
-                if share < LEAST_AGREEMENT:
-                    fail('the file does not agree with PyTorch; nothing is written')
-        for file in Path(folder).iterdir():  # weights above 2 GB are in a second one
-            file.rename(args.out.parent / file.name)
+    program = export(network)
+    about = describe(cfg, content, network) | dict(sha256=sha256(args.checkpoint))
+    program.model.metadata_props['crossformer_mm'] = json.dumps(about)
+    with complete(args.out) as part:
+        program.save(part)  # weights above 2 GB into a second file beside it
+        for size in () if args.no_check else SIZES:
+            line, share = compare(model, open_session(part), size)
+            print(line, flush=True)
+            if share < LEAST_AGREEMENT:
+                fail('the file does not agree with PyTorch; nothing is written')
     print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, opset {OPSET}')
 
 
@@ -83,34 +73,18 @@ def parse_args() -> argparse.Namespace:
         '--scores', action='store_true', help="a segmentor's scores as well"
     )
     parser.add_argument(
-        '--no-check', action='store_true', help='do not run it beside PyTorch'
+        '--no-check', action='store_true', help='do not compare it with PyTorch'
     )
     return parser.parse_args()
-
-
-def load(cfg: Config, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a network and load its weights, all of them."""
-    scope = cfg.get('default_scope')
-    if scope not in ('mmdet', 'mmseg'):
-        fail(f'the config is for {scope}: a detector or a segmentor is needed')
-    init_default_scope(scope)
-    model = MODELS.build(cfg.model)
-    try:
-        content = read_checkpoint(str(checkpoint))
-        load_state_dict(model, content.get('state_dict', content), logger='silent')
-        check_loaded(model, content, str(checkpoint))
-    except CheckpointError as error:
-        fail(str(error))
-    return model.eval().requires_grad_(False), content
 
 
 def describe(
     cfg: Config, content: dict[str, Any], network: nn.Module
 ) -> dict[str, Any]:
-    """Say what one has to know to use the file."""
+    """Return what a program needs to know to use the file."""
     data = cfg.test_dataloader.dataset
     meta = content.get('meta', {}).get('dataset_meta') or data.get('metainfo')
-    if not meta:  # the names of the data set's own classes
+    if not meta:  # the classes of the data set itself
         registry = importlib.import_module(f'{cfg.default_scope}.registry')
         importlib.import_module(f'{cfg.default_scope}.datasets')
         meta = registry.DATASETS.get(data.type).METAINFO
@@ -131,7 +105,7 @@ def describe(
     )
 
 
-def export(network: nn.Module) -> Any:
+def export(network: nn.Module) -> torch.onnx.ONNXProgram:
     """Export with dynamic height and width, of segmentors batch too."""
     segments = isinstance(network, Segmentor)
     example = torch.rand(1 + segments, 3, 231, 327) * 255
@@ -139,14 +113,8 @@ def export(network: nn.Module) -> Any:
     sides = {2: Dim('height', min=least), 3: Dim('width', min=least)}
     if segments:
         sides[0] = Dim('batch', min=1)
-    found = mock.patch.object(
-        position_bias,
-        'offsets',
-        lambda rows, cols, _: onnx_operators.offsets(rows, cols),
-    )
-    # What holds at every size, but is beyond the exporter to prove, is put off:
-    # `compare` shows that it does.
-    with found:
+    # Defer what the exporter cannot prove to hold at every size; `compare` tests it.
+    with at_any_size():
         exported = torch.export.export(
             network,
             (example,),
@@ -158,7 +126,6 @@ def export(network: nn.Module) -> Any:
         opset_version=OPSET,
         input_names=['images'],
         output_names=network.outputs,
-        custom_translation_table=onnx_operators.TRANSLATIONS,
         verbose=False,
     )
 

@@ -17,10 +17,11 @@ import rich
 import torch
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
-from model_cost import cost_parser, flop_counter, load_config
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from parts.model_cost import cost_parser, flop_counter, load_config
 
 # The parts of a CrossFormer, by the names of its modules; the first that fits counts.
 PARTS = {

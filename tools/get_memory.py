@@ -18,9 +18,9 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
-from model_cost import cost_parser, load_config
 
-from crossformer_mm.trial import random_objects, segmentation_sample
+from crossformer_mm.swap.dry_run import random_objects, segmentation_sample
+from parts.model_cost import cost_parser, load_config
 
 GIGABYTE = 1024**3
 

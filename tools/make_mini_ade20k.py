@@ -5,7 +5,7 @@
 Every config for ADE20K runs on it once its `data_root` points there: folders, file
 names and labels are those of ADEChallengeData2016, with 1 to 150 for the classes and 0
 for what is unlabelled; eight of the classes are used. The scenes come from
-`mini_scenes.py` and depend on the seed alone.
+`parts/mini_scenes.py` and depend only on the seed.
 """
 
 from collections import Counter
@@ -14,10 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import rich
-from mini_scenes import PATTERNS, SHAPES, SUPERSAMPLE, Scene, make_scene
-from mini_set import new_folder, parse_args, write_jpeg
 from rich.progress import track
 from rich.table import Table
+
+from parts.mini_scenes import PATTERNS, SHAPES, SUPERSAMPLE, Scene, make_scene
+from parts.mini_set import new_folder, parse_args, write_jpeg
 
 # What the scenes' objects and backgrounds are in ADE20K: label and name.
 LABELS = {
@@ -31,7 +32,7 @@ LABELS = {
     'tiles': (4, 'floor'),
 }
 UNLABELLED = 0
-# The faint patterns alone would take a network long to tell apart.
+# Without a tint, a network would take long to tell the faint patterns apart.
 TINTS = {
     'gradient': (0.85, 0.97, 1.12),
     'stripes': (1.10, 0.86, 0.90),

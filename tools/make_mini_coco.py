@@ -4,7 +4,7 @@
 
 Every config for COCO runs on it once its `data_root` points there: folders, file names,
 the 80 categories and the fields of the annotations are COCO's; five of the categories
-are used. The scenes come from `mini_scenes.py` and depend on the seed alone.
+are used. The scenes come from `parts/mini_scenes.py` and depend only on the seed.
 """
 
 import json
@@ -15,11 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 import rich
-from mini_scenes import MAX_OBJECTS, SHAPES, SUPERSAMPLE, Scene, make_scene
-from mini_set import new_folder, parse_args, write_jpeg
 from pycocotools import mask as coco_mask
 from rich.progress import track
 from rich.table import Table
+
+from parts.mini_scenes import MAX_OBJECTS, SHAPES, SUPERSAMPLE, Scene, make_scene
+from parts.mini_set import new_folder, parse_args, write_jpeg
 
 SUPERCATEGORIES = {  # in the order of COCO's ids
     'person': 'person',

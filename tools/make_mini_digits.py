@@ -7,27 +7,28 @@ ImageNet, a split is a folder with a folder for each class: `train/3/0042.png`.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import cv2
-from mini_set import new_folder
 from tqdm import tqdm
+
+from parts.mini_set import new_folder
+from parts.output import fail
 
 SIDE = 64
 TRAIN = 1500  # of 1797; the writers of the last ones do not appear among the first
 
 
 def main() -> None:
-    """Make the set, then say what is in it."""
+    """Make the set, then print its size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out', metavar='OUT', type=Path, help='folder to make')
     out = parser.parse_args().out
     try:
-        # In the environment of classification alone.
+        # Only the environment of classification has it.
         from sklearn.datasets import load_digits
     except ImportError:
-        sys.exit('make_mini_digits: scikit-learn has the digits: make env-cls')
+        fail('scikit-learn has the digits: make env-cls')
     digits = load_digits()
     with new_folder(out) as root:
         examples = zip(digits.images, digits.target.tolist())

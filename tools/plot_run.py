@@ -1,4 +1,4 @@
-"""Show what a training of a detector has learnt: two pictures and its AP.
+"""Plot a training of a detector and its predictions, and print its AP.
 
     mim test mmdet CONFIG --checkpoint X --work-dir WORK_DIR \
         --out WORK_DIR/predictions.pkl
@@ -9,7 +9,7 @@ from its start on if it was resumed, `WORK_DIR/predictions.png` the busiest test
 ground truth beside prediction. The AP is what the newest test in WORK_DIR measured; the
 test needs the `--out` above.
 
-`predictions.pkl` is a pickle, and unpickling runs whatever the file says: only give a
+`predictions.pkl` is a pickle, and unpickling runs whatever the file says: give only a
 file that you have written yourself.
 """
 
@@ -28,8 +28,10 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
-from run_files import Record, fail, find_test, read_training, run_parser
-from run_plots import (
+
+from parts.output import fail, save_figure
+from parts.run_logs import Record, find_test, read_training, run_parser
+from parts.run_plots import (
     DASHES,
     FONT,
     curve_axes,
@@ -38,7 +40,6 @@ from run_plots import (
     legend_below,
     palette,
     proportion,
-    save,
     text_colour,
 )
 
@@ -73,7 +74,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Example:
-    """An image with what is there and what the model is sure enough about.
+    """An image with its true objects and those predicted above the score.
 
     Attributes:
         best: The highest score in it, shown or not; 0 if nothing was found.
@@ -104,8 +105,8 @@ def main() -> None:
     )
     curves = plot_curves(training, evaluations)
     predictions = plot_predictions(examples, classes, args.score)
-    curves = save(curves, args.work_dir / 'curves.png')
-    predictions = save(predictions, args.work_dir / 'predictions.png')
+    curves = save_figure(curves, args.work_dir / 'curves.png')
+    predictions = save_figure(predictions, args.work_dir / 'predictions.png')
     steps = training[-1]['step']
     print(f'trained   {tested.load_from}, {steps} iterations of {args.config}')
     print_precision(metrics)
@@ -131,7 +132,7 @@ def read_examples(
     try:
         with (
             DefaultScope.overwrite_default_scope(cfg.default_scope),
-            redirect_stdout(None),  # pycocotools tells of its index
+            redirect_stdout(None),  # pycocotools prints its progress
         ):
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
     except FileNotFoundError as error:
@@ -175,7 +176,7 @@ def true_instances(info: Record) -> list[Instance]:
 
 
 def predicted_instances(result: Record, least: float) -> list[Instance]:
-    """Read the objects that the model is sure about, the surest last."""
+    """Read the objects above a score, the highest score last."""
     found = result['pred_instances']
     masks = found.get('masks', [None] * len(found['scores']))
     instances = [
@@ -278,7 +279,7 @@ def draw_instances(
             )
         )
         name = classes[instance.label]
-        at_the_right = left + right > 1.5 * width  # where a long name finds no room
+        at_the_right = left + right > 1.5 * width  # a long name would not fit
         axes.annotate(
             name if instance.score is None else f'{name} {instance.score:.2f}',
             (right if at_the_right else left, top),
@@ -305,10 +306,10 @@ def print_precision(metrics: Record) -> None:
     for kind, key in KINDS.items():
         if key in metrics:
             values = {name: metrics[key + end] for name, end in VARIANTS.items()}
-            told = (
+            parts = (
                 f'{name} {value:.3f}' for name, value in values.items() if value >= 0
             )
-            print(f'{kind:9} {", ".join(told)}')
+            print(f'{kind:9} {", ".join(parts)}')
 
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
-"""Show what a training of a segmentor has learnt: two pictures and its mIoU.
+"""Plot a training of a segmentor and its predictions, and print its mIoU.
 
     mim test mmsegmentation CONFIG --checkpoint X --work-dir WORK_DIR \
         --out WORK_DIR/predictions
     python tools/plot_seg_run.py WORK_DIR CONFIG
 
 `WORK_DIR/curves.png` holds the loss and the metrics of the newest training in WORK_DIR,
-from its start on if it was resumed, `WORK_DIR/predictions.png` some test images with
-their true and their predicted labels; white is what is no class. The result is what the
+from its start on if it was resumed, `WORK_DIR/predictions.png` eight test images with
+their true and predicted labels; white is unlabelled. The result is what the
 newest test in WORK_DIR measured; the test needs the `--out` above.
 """
 
@@ -20,15 +20,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
-from run_files import Record, fail, find_test, read_training, run_parser
-from run_plots import (
+
+from parts.output import fail, save_figure
+from parts.run_logs import Record, find_test, read_training, run_parser
+from parts.run_plots import (
     curve_axes,
     figure_legend,
     image_grid,
     legend_below,
     palette,
     proportion,
-    save,
 )
 
 IMAGES = 8  # shown
@@ -44,11 +45,11 @@ def main() -> None:
     examples, classes = read_examples(folder, args.config)
     curves = plot_curves(training, evaluations)
     predictions = plot_predictions(examples, classes)
-    curves = save(curves, args.work_dir / 'curves.png')
-    predictions = save(predictions, args.work_dir / 'predictions.png')
+    curves = save_figure(curves, args.work_dir / 'curves.png')
+    predictions = save_figure(predictions, args.work_dir / 'predictions.png')
     print(f'trained   {args.config}, {training[-1]["step"]} iterations')
-    told = (f'{name} {metrics[name]:.2f} %' for name in metrics.keys() - NO_METRICS)
-    print('result   ', ', '.join(sorted(told, reverse=True)))
+    results = (f'{name} {metrics[name]:.2f} %' for name in metrics.keys() - NO_METRICS)
+    print('result   ', ', '.join(sorted(results, reverse=True)))
     print(f'pictures  {predictions}, {curves}')
 
 
@@ -105,12 +106,12 @@ def plot_predictions(
     """Draw a grid of images, each with its true and its predicted labels."""
     used = sorted(
         {label for _, *maps in examples for each in maps for label in np.unique(each)}
-        & {*range(len(classes))}  # what is left is void
+        & {*range(len(classes))}  # anything else is void
     )
     colours = dict(zip(used, palette(len(used))))
     patches = [Patch(color=colours[label], label=classes[label]) for label in used]
     patches.append(Patch(fc='white', ec='0.5', label='unlabelled'))
-    # Images of like proportions beside each other leave the smallest gaps.
+    # Images of similar proportions side by side leave the smallest gaps.
     examples = sorted(examples, key=lambda example: proportion(example[0]))
     figure, grid = image_grid(
         [image.shape[:2] for image, *_ in examples],

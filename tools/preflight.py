@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger
 
 import crossformer_mm  # noqa: F401 - registers the backbones
 from crossformer_mm.preflight import CHECKS
-from crossformer_mm.trial import first_line
+from crossformer_mm.swap.dry_run import first_line
 
 
 def main() -> int:

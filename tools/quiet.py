@@ -1,9 +1,9 @@
-"""Run a training or a test and print its progress and results alone.
+"""Run a training or a test and print only its progress and results.
 
     python tools/quiet.py mim train mmdet CONFIG --work-dir WORK_DIR
 
-MMEngine writes all the rest, such as the config and the machine, into
-`WORK_DIR/TIME/TIME.log` as well. A command that fails has its last lines printed.
+The rest, such as the config, is in `WORK_DIR/TIME/TIME.log`. Of a command that fails
+the last lines are printed.
 """
 
 import re
@@ -30,15 +30,15 @@ def main() -> None:
     ) as process:
         for line in process.stdout:
             last.append(line)
-            if told := progress(line):
-                print(f'  {told}', flush=True)
+            if text := progress(line):
+                print(f'  {text}', flush=True)
     if process.returncode:
         print(*last, sep='')
     sys.exit(process.returncode)
 
 
 def progress(line: str) -> str:
-    """Return what a line of MMEngine's log says of the progress, or nothing."""
+    """Return the progress or result in a line of MMEngine's log, or an empty text."""
     if step := STEP.search(line):
         where, left, loss = step.groups()
         return f'{where} {loss}, {left} left'

@@ -2,10 +2,11 @@
 
     python tools/run_onnx.py IMAGE_OR_FOLDER --model OUT.onnx --out DIR
 
-Needs onnxruntime, numpy and OpenCV only, and so this one file on a server. Pictures go
-into DIR/vis, what was found into DIR/preds, a JSON file an image, as of tools/demo.py:
-of a detector labels, scores, boxes and masks, the masks as outlines; of a segmentor the
-share of the image that each class covers, and its label map in DIR/pred.
+Copy this file to a server: it needs only onnxruntime, numpy and OpenCV. It writes what
+tools/demo.py writes: pictures into DIR/vis and a JSON file per image into DIR/preds.
+That of a detector has labels, scores, boxes and masks, as COCO's uncompressed run
+lengths; that of a segmentor the share of the image that each class covers, and beside
+it is the label map, NAME.png.
 """
 
 import argparse
@@ -25,14 +26,17 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 def main() -> None:
     """Run the images one by one."""
     args = parse_args()
-    if not args.model.is_file():
-        fail(f'{args.model} is missing')
-    images = find_images(args.images)
+    paths = list_images(args.images)
     if args.out.exists() and any(args.out.iterdir()):
         fail(f'{args.out} holds something already: name another folder by --out')
     session, about = open_model(args.model)
-    for path in images:
+    read = 0
+    for path in paths:
         image = cv2.imread(str(path))
+        if image is None:
+            print(f'left out, cannot be read: {path}')
+            continue
+        read += 1
         found = run(session, about, image)
         if about['task'] == 'segment':
             result, picture = segmented(found, about, image, path, args.out)
@@ -42,67 +46,61 @@ def main() -> None:
         (args.out / 'preds').mkdir(exist_ok=True)
         text = json.dumps(result, indent=1)
         (args.out / 'preds' / f'{path.stem}.json').write_text(text)
-    print(f'{len(images)} of {len(images)} images: {args.out}')
+    if not read:
+        fail(f'{args.images} holds no image that can be read')
+    print(f'{read} of {len(paths)} images: {args.out}')
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        'images', metavar='IMAGE_OR_FOLDER', type=Path, help='folders are not descended'
-    )
-    parser.add_argument('--model', metavar='OUT.onnx', type=Path, required=True)
-    parser.add_argument('--out', type=Path, default=Path('demo'), help='default: demo')
-    parser.add_argument(
-        '--score',
-        type=float,
-        default=0.3,
-        help='least score of an object in the pictures (default: 0.3)',
-    )
+    add = parser.add_argument
+    add('images', metavar='IMAGE_OR_FOLDER', type=Path, help='subfolders are not read')
+    add('--model', metavar='OUT.onnx', type=Path, required=True)
+    add('--out', type=Path, default=Path('demo'), help='folder (default: demo)')
+    add('--score', type=float, default=0.3, help='least score drawn (default: 0.3)')
     return parser.parse_args()
 
 
-def find_images(path: Path) -> list[Path]:
-    """List the images that can be read; say which cannot."""
+def list_images(path: Path) -> list[Path]:
+    """List an image or the images of a folder."""
     if not path.exists():
         fail(f'{path} is missing')
-    paths = [path]
-    if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-    images = []
-    for path in paths:
-        if cv2.imread(str(path)) is None:
-            print(f'left out, cannot be read: {path}')
-        elif path.stem in (image.stem for image in images):
-            fail(f'{path} shares its name with another: their results would be one')
-        else:
-            images.append(path)
-    if not images:
-        fail(f'there is no image that can be read ({", ".join(SUFFIXES)})')
-    return images
+    if not path.is_dir():
+        return [path]
+    paths = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
+    paths.sort(key=lambda path: path.stem)
+    if not paths:
+        fail(f'{path} holds no image ({", ".join(SUFFIXES)})')
+    for first, second in zip(paths, paths[1:]):
+        if first.stem == second.stem:
+            fail(f'{second} and {first} would write the same results: rename one')
+    return paths
 
 
 def open_model(path: Path) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
-    """Load a file, and what it says of itself."""
+    """Load a file and its metadata."""
+    if not path.is_file():
+        fail(f'{path} is missing')
     try:
         session = onnxruntime.InferenceSession(
             path, providers=onnxruntime.get_available_providers()
         )
-    except Exception as error:  # of many kinds, by the file's fault
+    except Exception as error:  # onnxruntime has many kinds
         fail(f'{path} cannot be loaded: {str(error).splitlines()[0]}')
     meta = session.get_modelmeta().custom_metadata_map
     if 'crossformer_mm' not in meta:
-        fail(f'{path} is not made by export_onnx.py')
+        fail(f'{path} was not made by export_onnx.py')
     return session, json.loads(meta['crossformer_mm'])
 
 
 def run(
     session: onnxruntime.InferenceSession, about: dict[str, Any], image: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Resize an image ``[H, W, 3]`` as the network's test does, and run it.
+    """Resize an image ``[H, W, 3]`` as in the config's test, and run the network.
 
     Returns:
-        dict: Its outputs, with boxes and labels as they lie in the image.
+        dict: The outputs, boxes and labels in pixels of the image.
     """
     height, width = image.shape[:2]
     resized = cv2.resize(image, new_size(about, width, height))
@@ -121,7 +119,7 @@ def run(
 
 
 def new_size(about: dict[str, Any], width: int, height: int) -> tuple[int, int]:
-    """Return width and height of the image that the network's test would see."""
+    """Return the width and height that the config's test resizes an image to."""
     if scale := about['scale']:
         if about['keep_ratio']:
             factor = min(
@@ -138,7 +136,7 @@ def new_size(about: dict[str, Any], width: int, height: int) -> tuple[int, int]:
 def detected(
     found: dict[str, np.ndarray], about: dict[str, Any], image: np.ndarray, score: float
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Return what a JSON file says of the objects, and a picture of them."""
+    """Return the content of the JSON file of the objects, and a picture of them."""
     result = dict(
         labels=found['labels'].tolist(),
         scores=found['scores'].tolist(),
@@ -166,7 +164,7 @@ def detected(
 def paste_mask(
     mask: np.ndarray, box: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Put a mask ``[28, 28]`` where its box is: ``[H, W]``, bool."""
+    """Resize a mask ``[28, 28]`` to its box in the image: ``[H, W]``, bool."""
     left, top, right, bottom = box
     out = np.zeros((height, width), bool)
     x = np.arange(max(int(left) - 1, 0), min(int(np.ceil(right)) + 1, width))
@@ -201,17 +199,17 @@ def segmented(
     path: Path,
     out: Path,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Write the label map; return what the JSON file says of it, and a picture."""
+    """Write the label map; return the content of the JSON file, and a picture."""
     labels = found['labels']
     kind = np.uint8 if labels.max() < 256 else np.uint16
-    write(out / 'pred' / f'{path.stem}.png', labels.astype(kind))
+    write(out / 'preds' / f'{path.stem}.png', labels.astype(kind))
     count = labels.max() + 1
     colours = np.uint8([colour_of(about, label) for label in range(count)])
     share = np.bincount(labels.ravel(), minlength=count) / labels.size
     order = [int(i) for i in np.argsort(-share, kind='stable') if share[i]]
     result = dict(
         image=str(path),
-        label_map=f'pred/{path.stem}.png',
+        label_map=f'preds/{path.stem}.png',
         share={name_of(about, i): round(float(share[i]), 6) for i in order},
     )
     return result, image // 2 + colours[labels] // 2
@@ -224,21 +222,21 @@ def name_of(about: dict[str, Any], label: int) -> str:
 
 
 def colour_of(about: dict[str, Any], label: int) -> tuple[int, ...]:
-    """Return the colour of a class, blue first."""
+    """Return the colour of a class, BGR."""
     if label < len(about['palette']):
         return tuple(about['palette'][label][::-1])
     return tuple(np.random.default_rng(label).integers(64, 256, 3).tolist())
 
 
 def write(path: Path, image: np.ndarray) -> None:
-    """Write an image into a folder, which may be new."""
+    """Write an image; make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image):
         fail(f'{path} cannot be written')
 
 
 def fail(message: str) -> NoReturn:
-    """End with one line on stderr."""
+    """End the command; parts/output.py is not here on a server."""
     sys.exit(f'run_onnx: {message}')
 
 

@@ -4,9 +4,9 @@
     python tools/swap_matrix.py --out work_dirs/swap_matrix --table docs/swap_matrix.md
 
 Of each folder of configs it takes one with a ResNet-50 or a Swin-T where there is one,
-writes the swapped config into OUT, runs a training step and a prediction on made-up
-images, and adds a line to OUT/results.jsonl. What is in there already is not run again.
-``--only NAME ...`` takes some families, ``--part I N`` each N-th, from the I-th on.
+writes the swapped config into OUT, runs a training step and a prediction on synthetic
+images, and adds a line to OUT/results.jsonl. Families in there are not run again.
+``--only NAME ...`` selects families, ``--part I N`` every N-th, starting at the I-th.
 """
 
 import argparse
@@ -27,15 +27,17 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from crossformer_mm.swap import SwapError, read, short_line, swap
-from crossformer_mm.trial import (
+from crossformer_mm.swap.dry_run import (
+    SIDE,
     build_model,
+    first_line,
     image_side,
     make_batch,
+    make_small,
     predict,
-    set_size,
     step,
 )
+from crossformer_mm.swap.rules import SwapError, read, swap
 
 PACKAGES = {'mmdet': mmdet, 'mmseg': mmseg}
 # Folders with parts or notes, but no models of their own.
@@ -46,10 +48,11 @@ START, END = '<!-- matrix -->', '<!-- end of matrix -->'
 
 
 def main() -> None:
-    """Run what is not there yet, and write the table."""
+    """Run the families without a result, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/swap_matrix'))
     parser.add_argument('--backbone', default='CrossFormer_S')
+    parser.add_argument('--side', type=int, default=SIDE, help='of the images')
     parser.add_argument(
         '--only', nargs='+', metavar='NAME', help='such as mmdet or mmseg/fcn'
     )
@@ -68,7 +71,7 @@ def main() -> None:
     for row in wanted:
         if row['family'] in results:
             continue
-        row = run_apart(row, args.backbone, args.out)
+        row = run_apart(row, args.backbone, args.out, args.side)
         print(line(row), flush=True)
         with log.open('a') as file:
             file.write(json.dumps(row) + '\n')
@@ -101,7 +104,7 @@ def families() -> list[dict[str, Any]]:
 
 
 def preference(file: str) -> tuple[bool, bool, bool, str]:
-    """Sort configs: ResNet-50 or Swin-T before others, the plain ones first."""
+    """Sort configs: ResNet-50 or Swin-T first, then plain ones."""
     network = re.search(r'r50|swin-t|swin-tiny', file) is None
     return (
         network,
@@ -111,11 +114,15 @@ def preference(file: str) -> tuple[bool, bool, bool, str]:
     )
 
 
-def run_apart(row: dict[str, Any], backbone: str, out: Path) -> dict[str, Any]:
-    """Run a family in a process of its own, which may take too long or crash."""
+def run_apart(
+    row: dict[str, Any], backbone: str, out: Path, side: int
+) -> dict[str, Any]:
+    """Run a family in its own process, which may crash or take too long."""
     start = time.perf_counter()
     queue = multiprocessing.SimpleQueue()
-    process = multiprocessing.Process(target=run, args=(row, backbone, out, queue))
+    process = multiprocessing.Process(
+        target=run, args=(row, backbone, out, side, queue)
+    )
     process.start()
     process.join()
     if queue.empty():
@@ -126,9 +133,13 @@ def run_apart(row: dict[str, Any], backbone: str, out: Path) -> dict[str, Any]:
 
 
 def run(
-    row: dict[str, Any], backbone: str, out: Path, queue: multiprocessing.SimpleQueue
+    row: dict[str, Any],
+    backbone: str,
+    out: Path,
+    side: int,
+    queue: multiprocessing.SimpleQueue,
 ) -> None:
-    """Swap a config, run a step and a prediction, and put down what worked."""
+    """Swap a config, run a training step and a prediction, and report what worked."""
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     warnings.simplefilter('ignore')
     MMLogger.get_instance('swap', log_level='CRITICAL')
@@ -136,34 +147,38 @@ def run(
     torch.manual_seed(0)
     row = dict(row, file=row['family'].replace('/', '_') + '.py')
     (out / row['file']).unlink(missing_ok=True)
+    refused = False
     try:
-        trial = swap(row['config'], backbone, out / row['file'])
-        row |= dict(swapped=True, step=True, gradients=not trial.without_gradient)
-        row['without_gradient'] = len(trial.without_gradient)
+        result = swap(row['config'], backbone, out / row['file'], side)
+        row |= dict(swapped=True, step=True, gradients=not result.without_gradient)
+        row['without_gradient'] = len(result.without_gradient)
         cfg = Config.fromfile(out / row['file'])
-        set_size(cfg, image_side(cfg))
-        predict(build_model(cfg), make_batch(cfg, 1))
+        side = image_side(cfg, side)
+        make_small(cfg, side)
+        predict(build_model(cfg), make_batch(cfg, side, 1))
         row['predict'] = True
     except SwapError as error:
         row['reason'] = str(error)
+        refused = error.__cause__ is None  # by a rule, before anything was run
     except Exception as error:
-        row['reason'] = f'predict: {short_line(error)}'
-    if 'reason' in row or not row.get('gradients'):
-        row['stock'] = stock(row['config'])
+        row['reason'] = f'predict: {first_line(error)}'
+    if ('reason' in row or not row.get('gradients')) and not refused:
+        row['stock'] = stock(row['config'], side)
     queue.put(row)
 
 
-def stock(config: str) -> str:
-    """Say what the config does without a swap."""
+def stock(config: str, side: int) -> str:
+    """Report how the config runs without a swap."""
     try:
         cfg = read(config)
-        set_size(cfg, image_side(cfg))
+        side = image_side(cfg, side)
+        make_small(cfg, side)
         model = build_model(cfg)
-        trial = step(model, make_batch(cfg))
-        predict(model, make_batch(cfg, 1))
+        result = step(model, make_batch(cfg, side))
+        predict(model, make_batch(cfg, side, 1))
     except Exception as error:
-        return short_line(error)
-    without = len(trial.without_gradient)
+        return first_line(error)
+    without = len(result.without_gradient)
     return f'{without} without a gradient' if without else 'works'
 
 

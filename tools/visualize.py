@@ -1,4 +1,4 @@
-"""Show what a CrossFormer looks at: pictures of cross-scale attention, and a page.
+"""Draw the attention of a CrossFormer: pictures, and a page to click through.
 
     python tools/visualize.py IMAGE --config C --checkpoint F --pixel 120 80
 
@@ -13,7 +13,7 @@ Into the folder OUT go, for the token under the pixel and a block of the network
 
 C is any config of a detector, segmentor or classifier with a CrossFormer, or a
 backbone's name such as CrossFormer_S, F its weights in any form that the backbone
-loads. Attention is taken by hooks: the network runs as it always does.
+loads. Hooks record the attention: the network runs as usual.
 """
 
 import argparse
@@ -22,24 +22,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from attention_page import LIMIT, page_size, write_page
-from attention_plots import (
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from crossformer_mm import CrossFormer
+from crossformer_mm.attention_record import record_attention
+from crossformer_mm.checkpoint.load import PretrainedBackbone
+from crossformer_mm.checkpoint.reader import CheckpointError
+from parts.attention_page import LIMIT, page_size, write_page
+from parts.attention_plots import (
     plot_attention,
     plot_embedding,
     plot_features,
     plot_groups,
     plot_position_bias,
 )
-from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS
-from run_files import fail
-from run_plots import save
-from torch import Tensor
-
-from crossformer_mm import CrossFormer
-from crossformer_mm.attention_record import record_attention
-from crossformer_mm.checkpoint.pretrained import PretrainedBackbone
-from crossformer_mm.checkpoint.reader import CheckpointError
+from parts.output import fail, save_figure
 
 # What the published weights were trained with.
 IMAGENET = dict(
@@ -79,7 +78,7 @@ def main() -> None:
     if record.position_bias() is not None:
         pictures['position_bias'] = plot_position_bias(record, where)
     for name, figure in pictures.items():
-        print(save(figure, args.out / f'{name}.png'))
+        print(save_figure(figure, args.out / f'{name}.png'))
     if (size := page_size(records)) > LIMIT:
         print(
             f'attention.html would hold {size / 1e6:.0f} MB and is left out: '
@@ -117,7 +116,7 @@ def parse_args() -> argparse.Namespace:
         '--block',
         type=positive,
         help='counted from 1; odd ones attend at short distance, even ones at long '
-        'distance (default: 2, or 1 where there is one alone)',
+        'distance (default: 2, or 1 in a stage of one block)',
     )
     parser.add_argument(
         '--cfg-options',

@@ -1,10 +1,10 @@
 # The published recipe, which is Swin's with gradients clipped: 300 epochs, 8 GPUs of
 # 128 images, AdamW, warm-up of 20 epochs, cosine.
 _base_ = [
+    'runtime.py',
     'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py',
     'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_swin.py',
     'mmpretrain::_base_/default_runtime.py',
-    'runtime.py',
 ]
 model = dict(
     type='ImageClassifier',
@@ -28,11 +28,4 @@ train_dataloader = dict(batch_size=128, dataset=dict(data_root=data_root))
 val_dataloader = dict(batch_size=128, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 
-# The ablations' tables of positions decay as little as those of Swin.
-undecayed = {
-    'patch_embed.position': dict(decay_mult=0.0),
-    'attn.pos.table': dict(decay_mult=0.0),
-}
-optim_wrapper = dict(
-    clip_grad=dict(max_norm=5.0), paramwise_cfg=dict(custom_keys=undecayed)
-)
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))

@@ -1,6 +1,6 @@
-# What every config needs to find the plugin. Imported here as well, the plugin helps to
-# find the bases after this one: those of mmseg, with the OneDL forks. By an import
-# statement it would become a config of MMEngine's lazy kind.
+# What every config needs to find the plugin. It is the first of a config's bases: with
+# the OneDL forks MMEngine finds mmseg::... only once the plugin is imported. An import
+# statement would make this a config of MMEngine's lazy kind.
 __import__('crossformer_mm')
 
 custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)

@@ -1,21 +1,20 @@
 """Read published checkpoints safely, load them whole, convert them.
 
-``text``          what a stranger wrote, shown
-``allowed``       the names a checkpoint may have, and what each does here
-``unpickle``      a pickle, read as data
-``torch_file``    the two formats of torch.save
-``reader``        a file, or one clear error
-``mmengine_loader``  MMEngine's loading, by this reader
-``recognize``     the network that its names and shapes belong to
-``fit``           whether the weights are all there, and usable
-``pretrained``    ``init_cfg=dict(type='Pretrained', ...)`` of the backbones
-``convert``       the content of another file
-``writer``        that file, whole or not at all
-``report``        what a person wants to know of all this
+``names``      the names that a pickle may use, and what stands in for each
+``unpickle``   a pickle, read as data
+``reader``     a file of torch.save or safetensors: its content, or one clear error
+``recognize``  the published networks, and which of them a file holds
+``load``       weights into networks, by ``init_cfg`` and by MMEngine
+``convert``    weights for another program, and the new file
 """
 
-from .mmengine_loader import allow_mmengine_checkpoints
-from .pretrained import PretrainedBackbone
-from .reader import CheckpointError
+from .load import PretrainedBackbone, allow_mmengine_checkpoints, check_loaded
+from .reader import CheckpointError, read_checkpoint
 
-__all__ = ['CheckpointError', 'PretrainedBackbone', 'allow_mmengine_checkpoints']
+__all__ = [
+    'CheckpointError',
+    'PretrainedBackbone',
+    'allow_mmengine_checkpoints',
+    'check_loaded',
+    'read_checkpoint',
+]

@@ -1,13 +1,20 @@
-"""A network's weights in the form that another program reads."""
+"""A network's weights in the form that another program reads, and the new file."""
 
+import hashlib
+import os
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..version import __version__
-from .fit import Fit, as_float32, compare
-from .reader import CheckpointError
+from .load import Difference, as_float32, compare, precision
+from .reader import CheckpointError, one_line
 from .recognize import (
     MMPRETRAIN_NAMES,
     Network,
@@ -15,13 +22,16 @@ from .recognize import (
     backbone_shapes,
     classifier_shapes,
     count_stages,
+    first_few,
     first_stages,
     full_name,
+    shapes_of,
 )
 
-RECORD = 'crossformer_mm'  # where 'meta' tells where the weights come from
+RECORD = 'crossformer_mm'  # key of 'meta': where the weights come from
 LARGEST_LIST = 100_000  # numbers of an array in 'meta'
 TARGETS = ('backbone', 'classifier', 'detector', 'segmentor', 'original')
+SUFFIXES = ('.pth', '.safetensors')
 
 
 def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +42,7 @@ def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, An
         target (str): 'backbone', 'classifier' (for MMPretrain 1.x), 'detector' (for
             MMDetection 3.x), 'segmentor' (for MMSegmentation 1.x), or 'original': for
             the original code, a classifier with its head, of others the backbone.
-        meta (dict): What to say about the weights beside them.
+        meta (dict): Stored with the weights, see `make_meta`.
 
     Raises:
         CheckpointError: If the network has no such weights, or not all of them, or
@@ -41,18 +51,16 @@ def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, An
     weights = select(network, target)
     if network.variant is None:
         raise CheckpointError(f'holds {full_name(None)}, which cannot be converted.')
-    if not (fit := compare_with_variant(network, weights)):
+    if difference := compare_with_variant(network, network.variant, weights):
         raise CheckpointError(
-            f'is no whole {full_name(network.variant)} {target}: {fit}. Get it again, '
-            'or take its backbone alone, if that is whole, by --to backbone.'
+            f'is no whole {full_name(network.variant)} {target}: {difference}. Get it '
+            'again, or take only its backbone, if that is whole, by --to backbone.'
         )
-    weights = {name: _alone(t) for name, t in as_float32(weights).items()}
+    weights = {name: own_memory(t) for name, t in as_float32(weights).items()}
     if target == 'original':
         return {'meta': meta, 'model': weights}
     if target != 'backbone':
-        weights = {
-            _openmmlab_name(name, network): tensor for name, tensor in weights.items()
-        }
+        weights = {openmmlab_name(n, network): t for n, t in weights.items()}
     return {'meta': meta, 'state_dict': weights}
 
 
@@ -70,30 +78,32 @@ def select(network: Network, target: str) -> Weights:
     return network.backbone
 
 
-def compare_with_variant(network: Network, weights: Weights) -> Fit:
+def compare_with_variant(
+    network: Network, variant: str, weights: Weights
+) -> Difference:
     """Compare weights with the published variant, heads of OpenMMLab apart."""
     if network.kind != 'classifier':
         # A detector may have been built without the last stages.
         stages = count_stages(network.backbone)
-        needed = first_stages(backbone_shapes(network.variant), stages)
-        return compare(network.backbone, needed)
+        needed = first_stages(backbone_shapes(variant), stages)
+        return compare(shapes_of(network.backbone), needed)
     whole = weights.keys() != network.backbone.keys()
-    shapes = classifier_shapes if whole else backbone_shapes
-    return compare(weights, shapes(network.variant))
+    needed = classifier_shapes(variant) if whole else backbone_shapes(variant)
+    return compare(shapes_of(weights), needed)
 
 
 def make_meta(
     network: Network, target: str, source: str, sha256: str, source_meta: Any
 ) -> dict[str, Any]:
-    """Say beside the weights where they come from.
+    """Return the 'meta' of the new file: where its weights come from.
 
     Args:
         network (Network): What was found in the source.
         target (str): What is made of it.
         source (str): Name of the source.
         sha256 (str): Its hash.
-        source_meta: Its own 'meta': the names of the classes are taken over, which
-            MMDetection's and MMSegmentation's inferencers want.
+        source_meta: Its own 'meta'. The names of the classes are copied, which
+            MMDetection's and MMSegmentation's inferencers need.
     """
     meta = {
         RECORD: {
@@ -128,7 +138,8 @@ def plain(value: Any) -> Any:
     return None
 
 
-def _openmmlab_name(name: str, network: Network) -> str:
+def openmmlab_name(name: str, network: Network) -> str:
+    """Return the name of a weight in MMPretrain, MMDetection or MMSegmentation."""
     if name in network.backbone:
         return f'backbone.{name}'
     if network.kind == 'classifier':
@@ -137,8 +148,144 @@ def _openmmlab_name(name: str, network: Network) -> str:
     return name
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """Give a view of a larger tensor memory of its own, or all of that is saved."""
+def own_memory(tensor: Tensor) -> Tensor:
+    """Copy a view of a larger tensor: torch.save writes the larger one."""
     tensor = tensor.detach().contiguous()
     whole = tensor.untyped_storage().nbytes() == tensor.nbytes
     return tensor if whole else tensor.clone()
+
+
+# The new file
+
+
+def check_target(path: Path) -> None:
+    """Check that a new file can be written at ``path``.
+
+    Raises:
+        CheckpointError: If its suffix is unknown, its folder missing, or it is there.
+    """
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f'must end in {" or ".join(SUFFIXES)}.')
+    if not os.path.isdir(path.parent):
+        raise CheckpointError(f'cannot be written: there is no folder {path.parent}.')
+    if os.path.lexists(path):  # a dangling link counts, too
+        raise CheckpointError('is there already: choose another name, or remove it.')
+
+
+def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path:
+    """Write a file under a temporary name in the same folder, then rename it.
+
+    Args:
+        content (dict): As ``convert`` returns it.
+        path (Path): The file; its suffix chooses the format.
+        publish (bool): Whether to put the first eight digits of the file's SHA-256
+            into its name, as OpenMMLab does.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        CheckpointError: If it cannot be written; nothing is left behind.
+    """
+    check_target(path)
+    # A name that no other process has, in any container; long names are cut.
+    part = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(8)}.part')
+    try:
+        part.touch(exist_ok=False)
+    except OSError as error:
+        raise CheckpointError(f'cannot be written: {error.strerror}.') from error
+    try:
+        _write(content, part, path.suffix)
+        if publish:
+            path = path.with_stem(f'{path.stem}-{sha256(part)[:8]}')
+            check_target(path)
+        _rename(part, path)
+    except CheckpointError:
+        raise
+    except FileExistsError as error:
+        raise CheckpointError(
+            'is there already, made by another program in the meantime.'
+        ) from error
+    except Exception as error:
+        # torch reports a full disk as an unexpected position; the reason is inside.
+        cause = error.__context__ or error
+        reason = getattr(cause, 'strerror', None) or cause
+        raise CheckpointError(f'cannot be written: {reason}.') from cause
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _rename(part: Path, path: Path) -> None:
+    """Rename a file unless the name is taken; os.replace would overwrite."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links, such as exFAT: take the name first.
+        path.touch(exist_ok=False)
+        os.replace(part, path)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write(content: dict[str, Any], path: Path, suffix: str) -> None:
+    if suffix == '.safetensors':
+        try:
+            from safetensors.torch import save_file
+        except ImportError as error:
+            raise CheckpointError('needs: pip install safetensors') from error
+        # save_file sets the file's mode to 0600.
+        mode = path.stat().st_mode
+        save_file(content['state_dict'], path, content['meta'][RECORD])
+        path.chmod(mode)
+    else:
+        # Given a path, torch would write its name into the file.
+        with path.open('wb') as file:
+            torch.save(content, file)
+    with path.open('rb') as file:
+        os.fsync(file.fileno())
+
+
+# The report
+
+
+def report_file(label: str, path: Path, sha256: str) -> Iterator[str]:
+    """Yield the lines on a file: its size and hash."""
+    yield _line(label, f'{path}, {path.stat().st_size:,} bytes')
+    yield _line('SHA-256', sha256)
+
+
+def report_network(network: Network, target: str) -> Iterator[str]:
+    """Yield the lines on what was found, and what of it ``target`` uses."""
+    weights = select(network, target)
+    values = sum(tensor.numel() for tensor in weights.values()) / 1e6
+    used = f'{len(weights)} tensors, {values:.1f} M values{precision(weights)}'
+    yield _line('kind', network.kind)
+    yield _line('variant', full_name(network.variant))
+    yield _line('stages', str(count_stages(network.backbone)))
+    yield _line('used', f'{used} for the {target}')
+    unused = network.rest.keys() - weights.keys()
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, reason in network.dropped.items():
+        by_reason[reason].append(name)
+    if unused:
+        by_reason[f'not part of the {target}'] += sorted(unused)
+    for reason, names in by_reason.items():
+        yield _line('dropped', f'{first_few(names)}: {reason}')
+    if network.variant is not None:
+        difference = compare_with_variant(network, network.variant, weights)
+        for label, names in vars(difference).items():
+            yield _line(label, first_few(names) if names else 'none')
+
+
+def _line(label: str, text: str) -> str:
+    return one_line(f'{label:<12}{text}')

@@ -1,26 +1,33 @@
-"""Which network the weights in a checkpoint belong to, by names and shapes alone."""
+"""Which network the weights of a checkpoint belong to, by their names and shapes."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import torch
-from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..models.archs import ARCHS
+from .names import shown
 from .reader import CheckpointError
-from .text import shown
 
 Weights = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
 # Where a file keeps its weights: MMCV and MMEngine in 'state_dict', the original code
-# in 'model', others in the file itself. A moving average is taken where it is alone.
+# in 'model', others in the file itself. A moving average is taken if there is no more.
 AVERAGES = ('model_ema', 'state_dict_ema', 'ema_state_dict')
 WEIGHTS = ('state_dict', 'model', *AVERAGES)
+
+REPOSITORY = 'https://github.com/cheerss/CrossFormer'
+# Google Drive ids of the classifiers, from the repository's README; those of
+# CrossFormer++ are only on BaiduCloud.
+DRIVE_IDS = {
+    'T': '1YSkU9enn-ITyrbxLH13zNcBYvWSEidfq',
+    'S': '1RAkigsgr33va0RZ85S2Shs2BhXYcS6U8',
+    'B': '1bK8biVCi17nz_nkt7rBfio_kywUpllSU',
+    'L': '1zRWByVW_KIZ87NgaBkDIm60DAsGJErdG',
+}
 
 # The published names of a classifier's own parts, and those in MMPretrain.
 MMPRETRAIN_NAMES = {'norm.': 'neck.norm.', 'head.': 'head.fc.'}
@@ -47,7 +54,7 @@ class Network:
         backbone (dict[str, Tensor]): By the published names.
         rest (dict[str, Tensor]): Norm and head of a classifier by their published
             names; neck and heads of others by MMDetection's or MMSegmentation's.
-        dropped (dict[str, str]): From a name to why it is of no use.
+        dropped (dict[str, str]): The other entries, by name: why they are not used.
     """
 
     kind: str
@@ -62,7 +69,7 @@ def recognize(content: Any, prefix: str = '') -> Network:
 
     Args:
         content: As ``read_checkpoint`` returns it.
-        prefix (str): Weights whose names do not start like this are left alone.
+        prefix (str): Weights whose names do not start like this are ignored.
             Defaults to ''.
 
     Raises:
@@ -70,7 +77,7 @@ def recognize(content: Any, prefix: str = '') -> Network:
     """
     weights, dropped = _find_weights(content)
     start = _find_backbone(weights, prefix)
-    # What a detector has beside its backbone lies where 'backbone.' lies.
+    # Neck and heads of a detector have the prefix of its 'backbone.'.
     root = start.removesuffix('backbone.')
     backbone, rest = {}, {}
     for name, tensor in weights.items():
@@ -99,12 +106,44 @@ def shapes_of(weights: Weights) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
-@lru_cache
 def backbone_shapes(variant: str) -> Shapes:
     """Return the name and shape of each parameter of a published backbone."""
-    with torch.device('meta'):
-        model = MODELS.build(dict(type='CrossFormer', arch=variant))
-    return shapes_of(model.state_dict())
+    arch = ARCHS[variant]
+    width = arch['embed_dims']
+    shapes: Shapes = {}
+
+    def add(name: str, *shape: int) -> None:
+        shapes[f'{name}.weight'] = shape
+        shapes[f'{name}.bias'] = shape[:1]
+
+    for i, size in enumerate((4, 8, 16, 32)):
+        add(f'patch_embed.projs.{i}', width // 2 ** min(i + 1, 3), 3, size, size)
+    add('patch_embed.norm', width)
+    for stage, depth in enumerate(arch['depths']):
+        for i in range(depth):
+            block = f'layers.{stage}.blocks.{i}'
+            bias_width = width // 16
+            add(f'{block}.norm1', width)
+            add(f'{block}.attn.pos.pos_proj', bias_width, 2)
+            for layer in ('pos1', 'pos2', 'pos3'):
+                outputs = arch['num_heads'][stage] if layer == 'pos3' else bias_width
+                add(f'{block}.attn.pos.{layer}.0', bias_width)
+                add(f'{block}.attn.pos.{layer}.2', outputs, bias_width)
+            add(f'{block}.attn.qkv', 3 * width, width)
+            add(f'{block}.attn.proj', width, width)
+            add(f'{block}.norm2', width)
+            add(f'{block}.mlp.fc1', 4 * width, width)
+            add(f'{block}.mlp.fc2', width, 4 * width)
+            if arch['with_acl'] and i % 3 == 2 and i < depth - 1:
+                add(f'{block}.ex_conv', width, 1, 3, 3)
+                add(f'{block}.ex_ln', width)
+        if stage < len(arch['depths']) - 1:
+            merging = f'layers.{stage}.downsample'
+            add(f'{merging}.reductions.0', width, width, 2, 2)
+            add(f'{merging}.reductions.1', width, width, 4, 4)
+            add(f'{merging}.norm', width)
+            width *= 2
+    return shapes
 
 
 def classifier_shapes(variant: str) -> Shapes:
@@ -145,7 +184,7 @@ def nearest_variant(shapes: Shapes) -> str | None:
     stages = count_stages(shapes)
     expected = {arch: first_stages(backbone_shapes(arch), stages) for arch in ARCHS}
     differences = {a: len(e.items() ^ shapes.items()) for a, e in expected.items()}
-    nearest = min(differences, key=differences.get)
+    nearest = min(differences, key=lambda arch: differences[arch])
     return nearest if differences[nearest] < len(expected[nearest]) / 2 else None
 
 
@@ -155,6 +194,31 @@ def full_name(variant: str | None) -> str:
         return 'a CrossFormer of no published size'
     plus = '++' if variant.startswith('pp') else ''
     return f'CrossFormer{plus}-{variant.removeprefix("pp")}'
+
+
+def backbone_file(arch: str) -> str:
+    """Return the name under which configs look for a pretrained classifier.
+
+    Args:
+        arch (str): A key of ``archs.ARCHS``.
+    """
+    generation = 'pp' if arch.startswith('pp') else ''
+    return f'backbone-crossformer{generation}-{arch[-1].lower()}.pth'
+
+
+def where_published(arch: str | None) -> str:
+    """Say where the published classifier is.
+
+    Args:
+        arch (str, optional): A key of ``archs.ARCHS``; None is like none of them.
+    """
+    if arch is None:
+        return f'The published files: see {REPOSITORY}.'
+    if arch in DRIVE_IDS:
+        place = f'https://drive.google.com/file/d/{DRIVE_IDS[arch]}'
+    else:
+        place = f'linked from {REPOSITORY} (BaiduCloud)'
+    return f'The published {full_name(arch)}: {place} .'
 
 
 def first_few(names: Iterable[Any]) -> str:
@@ -231,7 +295,7 @@ def _find_backbone(weights: Weights, prefix: str) -> str:
 
 
 def reason_to_drop(name: str) -> str | None:
-    """Say why a weight is of no use here, if it is not."""
+    """Return why a weight is not used here; None if it is."""
     if name.startswith('ema_'):
         return 'a moving average of the weights'
     return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)

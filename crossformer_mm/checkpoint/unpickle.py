@@ -1,59 +1,59 @@
-"""A pickle read as data: what it says is looked at, never done.
+"""A pickle, read as data: nothing that it says is executed.
 
-torch's own weights-only reader differs from version to version, takes whatever the
-process allows it, and has no limits. This one knows the names in ``allowed`` and the
-opcodes below, on any torch, and a small file takes it little time and memory.
+torch's own weights-only reader differs from version to version, knows whatever the
+process has allowed, and has no limits. This one knows the names in ``names`` and the
+opcodes below, on every torch, and a small file takes it little time and memory.
 """
 
-import pickletools
+import pickle
+import re
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .allowed import (
-    KNOWN,
-    ODD_TENSORS,
-    STATES,
-    Name,
-    Statistic,
-    Storage,
-    demand,
-    is_key,
-)
-from .text import shown
+from .names import KNOWN, STATES, Name, Storage, demand, is_key, shown
+
+LoadMemory = Callable[[torch.dtype, str, str, int], torch.UntypedStorage]
 
 # Far beyond an honest checkpoint: it has about 60 opcodes for a weight and the state
 # of its optimizer, and its containers are ten deep.
 MAX_OPCODES = 2_000_000
 MAX_DEPTH = 100
-MAX_ITEMS = 10_000_000  # of the whole tree; what it shares is counted each time
-# Bytes that may be made: by each byte of the file, and by any file.
+MAX_ITEMS = 10_000_000  # what is shared counts each time
+# Bytes that may be made: for each byte of the file, and for any file.
 GROWTH = 8
 FREE_BYTES = 2**26
 
-PUSHED = {
-    *('BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT'),
-    *('BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8'),
-    *('BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8', 'BYTEARRAY8'),
-    'SHORT_BINSTRING',
-}
-CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
-EMPTY = {'EMPTY_LIST': list, 'EMPTY_DICT': dict, 'EMPTY_SET': set}
-TUPLES = {'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3}
-IGNORED = {'PROTO', 'FRAME'}
+# The standard library's own methods, which make plain data of these, or call
+# `find_class` and `persistent_load`.
+INHERITED = (
+    *('PROTO', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BININT', 'BININT1', 'BININT2', 'LONG1'),
+    *('BINFLOAT', 'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'BINBYTES'),
+    *('SHORT_BINBYTES', 'BINBYTES8', 'SHORT_BINSTRING', 'EMPTY_TUPLE', 'EMPTY_LIST'),
+    *('EMPTY_DICT', 'EMPTY_SET', 'TUPLE1', 'TUPLE2', 'TUPLE3', 'TUPLE', 'MARK'),
+    *('BINPUT', 'LONG_BINPUT', 'MEMOIZE', 'BINGET', 'LONG_BINGET', 'GLOBAL'),
+    *('STACK_GLOBAL', 'BINPERSID'),
+)
+# The methods below.
+OWN = (
+    *('FRAME', 'BYTEARRAY8', 'APPEND', 'APPENDS', 'ADDITEMS', 'SETITEM', 'SETITEMS'),
+    *('REDUCE', 'NEWOBJ', 'BUILD'),
+)
 
 
-class Unpickler:
+class Unpickler(pickle._Unpickler):
     """Reads one pickle.
 
     Args:
-        load_storage (Callable): Returns a ``Storage``, given the type of its numbers,
-            its key, the device it was on and how many numbers it has.
+        file: With ``read`` and ``readline``.
+        load_memory (Callable): Returns the memory of a storage, given the dtype of its
+            numbers, its key, the device it was on and how many numbers it has.
         size (int): Bytes of the file.
         trusted (Mapping[str, Any], optional): Further classes by full name, which the
             user answers for. Defaults to None.
@@ -61,134 +61,127 @@ class Unpickler:
 
     def __init__(
         self,
-        load_storage: Callable[[torch.dtype, str, str, int], Storage],
+        file: Any,
+        load_memory: LoadMemory,
         size: int,
         trusted: Mapping[str, Any] | None = None,
     ) -> None:
-        self.load_storage = load_storage
+        super().__init__(file, encoding='latin1')
+        self.read, self.readline = file.read, file.readline
+        self.load_memory = load_memory
+        self.storages: dict[str, Storage] = {}
         self.bytes_left = GROWTH * size + FREE_BYTES
         self.trusted = trusted or {}
-        self.stack: list[Any] = []
-        self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-        # Of each container: itself, so that its id stays its own; how deep and how
-        # large it is; whether there is in it what is no data; whether it is in another.
-        self.containers: dict[int, list[Any]] = {}
 
-    def load(self, file: BinaryIO) -> Any:
-        """Read up to the end of the pickle.
+    def load(self) -> Any:
+        """Return what the pickle holds.
 
         Raises:
             UnpicklingError: If it asks for what is not known, or for too much.
             Exception: If it is damaged; almost any.
         """
-        for count, (opcode, arg, _) in enumerate(pickletools.genops(file)):
-            name = opcode.name
-            if count == MAX_OPCODES:
-                raise UnpicklingError(f'it has more than {count:,} opcodes')
-            if name in PUSHED:
-                self.stack.append(arg)
-            elif name in CONSTANTS:
-                self.stack.append(CONSTANTS[name])
-            elif name in ('BINPUT', 'LONG_BINPUT'):
-                self.memo[arg] = self.stack[-1]
-            elif name == 'MEMOIZE':
-                self.memo[len(self.memo)] = self.stack[-1]
-            elif name in ('BINGET', 'LONG_BINGET'):
-                self.stack.append(self.memo[arg])
-            elif name in EMPTY:
-                made = EMPTY[name]()
-                self.containers[id(made)] = [made, 1, 1, False, False]
-                self.stack.append(made)
-            elif name in TUPLES:
-                self.push_tuple([self.stack.pop() for _ in range(TUPLES[name])][::-1])
-            elif name == 'MARK':
-                self.marks.append(self.stack)
-                self.stack = []
-            elif name == 'GLOBAL':
-                self.find(*arg.split(' ', 1))
-            elif name == 'STOP':
+        self.metastack: list[list[Any]] = []
+        self.stack: list[Any] = []
+        self.append = self.stack.append
+        for _ in range(MAX_OPCODES):
+            code = self.read(1)
+            if code == pickle.STOP:
                 break
-            elif name not in IGNORED:
-                method = getattr(self, f'_do_{name.lower()}', None)
-                demand(method, f'it has the opcode {name}')
-                method()
+            if code not in HANDLERS:
+                raise UnpicklingError(f'it has the opcode {shown(code)}')
+            HANDLERS[code](self)
+        else:
+            raise UnpicklingError(f'it has more than {MAX_OPCODES:,} opcodes')
         (result,) = self.stack
-        _, _, foreign = self.measure(result)
-        demand(not foreign, 'it has classes or functions in the place of data')
+        check_data(result)
         return result
 
-    def pop_mark(self) -> list[Any]:
-        """Return what was pushed since the last mark."""
-        items, self.stack = self.stack, self.marks.pop()
-        return items
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name."""
+        # The usual protocol has the name that Python 2 gave the module.
+        module = 'builtins' if module == '__builtin__' else module
+        path = f'{module}.{name}'
+        found = KNOWN.get(path) or self.trusted.get(path)
+        if found is None:
+            if kind := re.match(r'torch._utils._rebuild_(\w*?)_?tensor', path):
+                raise UnpicklingError(f'it has a {kind[1]} tensor')
+            raise UnpicklingError(f'it asks for {shown(path)}')
+        return found
+
+    def is_trusted(self, item: Any) -> bool:
+        """Return whether the user answers for a class or function."""
+        return any(item is trusted for trusted in self.trusted.values())
+
+    def persistent_load(self, pid: Any) -> Storage:
+        """Return a storage, loaded once."""
+        demand(
+            type(pid) is tuple
+            and pid[0] == 'storage'
+            and [type(part) for part in pid[1:5]] == [torch.dtype, str, str, int]
+            and pid[5:] in ((), (None,)),
+            'it asks for an odd storage',
+        )
+        dtype, key, location, numel = pid[1:5]
+        if key not in self.storages:
+            memory = self.load_memory(dtype, key, location, numel)
+            self.storages[key] = Storage(memory, dtype, numel)
+        found = self.storages[key]
+        same = (found.dtype, found.numel) == (dtype, numel)
+        demand(same, 'a storage is of two kinds')
+        return found
+
+    def load_frame(self) -> None:
+        """Read on: the length of a frame is of no use here."""
+        self.read(8)
+
+    def load_bytearray8(self) -> None:
+        """Push a bytearray; it is made only as long as there are bytes."""
+        size = int.from_bytes(self.read(8), 'little')
+        self.append(bytearray(self.read(size)))
 
     # Containers
 
-    def measure(self, item: Any) -> tuple[int, int, bool]:
-        """Return how deep and how large an item is, and whether it is no data."""
-        if found := self.containers.get(id(item)):
-            return found[1], found[2], found[3]
-        return 1, 1, isinstance(item, Name | Statistic | Storage)
+    def pop_mark(self) -> list[Any]:
+        """Return what was pushed since the last mark."""
+        items, self.stack = self.stack, self.metastack.pop()
+        self.append = self.stack.append
+        return items
 
-    def contain(self, container: Any, items: list[Any]) -> Any:
-        """Note that a container gets items, which stay as they are from now on."""
-        entry = self.containers.setdefault(
-            id(container), [container, 1, 1, False, False]
-        )
-        # A change of what is part of another would go unnoticed there.
-        demand(not entry[4], 'it changes a container that is part of another')
-        for item in items:
-            depth, size, foreign = self.measure(item)
-            entry[1] = max(entry[1], depth + 1)
-            entry[2] += size
-            entry[3] |= foreign
-            if found := self.containers.get(id(item)):
-                found[4] = True
-        demand(not entry[4], 'it has a container that is part of itself')
-        demand(entry[1] <= MAX_DEPTH, 'its containers are too deep')
-        demand(entry[2] <= MAX_ITEMS, 'it repeats its items too often')
-        return container
+    def load_append(self) -> None:
+        """Put an item into the list below it."""
+        self.extend([self.stack.pop()])
 
-    def push_tuple(self, items: list[Any]) -> None:
-        """Push a tuple; there is one empty tuple only, which is no container."""
-        self.stack.append(self.contain(tuple(items), items) if items else ())
-
-    def _do_tuple(self) -> None:
-        self.push_tuple(self.pop_mark())
-
-    def _do_append(self) -> None:
-        item = self.stack.pop()
-        self.extend([item])
-
-    def _do_appends(self) -> None:
+    def load_appends(self) -> None:
+        """Put items into the list below them."""
         self.extend(self.pop_mark())
 
     def extend(self, items: list[Any]) -> None:
         """Put items into the list on top."""
         target = self.stack[-1]
         demand(type(target) is list, 'it appends to what is no list')
-        self.contain(target, items).extend(items)
+        target.extend(items)
 
-    def _do_additems(self) -> None:
+    def load_additems(self) -> None:
+        """Put items into the set below them."""
         items = self.pop_mark()
         target = self.stack[-1]
         demand(type(target) is set and all(map(is_key, items)), 'it has an odd set')
-        self.contain(target, items).update(items)
+        target.update(items)
 
-    def _do_setitem(self) -> None:
+    def load_setitem(self) -> None:
+        """Put a key and its value into the dict below them."""
         value = self.stack.pop()
         self.set_items([self.stack.pop(), value])
 
-    def _do_setitems(self) -> None:
+    def load_setitems(self) -> None:
+        """Put keys and values into the dict below them."""
         self.set_items(self.pop_mark())
 
     def set_items(self, items: list[Any]) -> None:
         """Put keys and values into the dict on top."""
         target = self.stack[-1]
-        fits = type(target) in (dict, OrderedDict, Counter)
-        demand(fits or self.is_trusted(type(target)), 'it fills what is no dict')
-        self.contain(target, items)
+        is_dict = type(target) in (dict, OrderedDict, Counter)
+        demand(is_dict or self.is_trusted(type(target)), 'it fills what is no dict')
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not is_key(key):
                 raise UnpicklingError(f'a {type(key).__name__} is a key')
@@ -196,84 +189,87 @@ class Unpickler:
                 raise UnpicklingError(f'the key {shown(key)} is there twice')
             target[key] = value
 
-    # Names, and what is made by them
+    # Objects
 
-    def _do_stack_global(self) -> None:
-        name = self.stack.pop()
-        module = self.stack.pop()
-        demand(type(module) is type(name) is str, 'it asks for what is no name')
-        self.find(module, name)
-
-    def find(self, module: str, name: str) -> None:
-        """Push what is known by a name."""
-        # The usual protocol has the name that Python 2 gave the module.
-        module = 'builtins' if module == '__builtin__' else module
-        path = f'{module}.{name}'
-        found = KNOWN.get(path) or self.trusted.get(path)
-        if found is None:
-            kind = ODD_TENSORS.get(path)
-            what = f'it has a {kind} tensor' if kind else f'it asks for {shown(path)}'
-            raise UnpicklingError(what)
-        self.stack.append(found)
-
-    def is_trusted(self, item: Any) -> bool:
-        """Tell whether the user answers for a class or function."""
-        return any(item is trusted for trusted in self.trusted.values())
-
-    def _do_reduce(self) -> None:
+    def load_reduce(self) -> None:
+        """Call what stands for a name, or what the user trusts."""
         args = self.stack.pop()
-        self.stack.append(self.call(self.stack.pop(), args))
-
-    def _do_newobj(self) -> None:
-        args = self.stack.pop()
-        kind = self.stack.pop()
-        if self.is_trusted(kind):
-            self.stack.append(kind.__new__(kind, *args))
-        else:
-            self.stack.append(self.call(kind, args))
-
-    def call(self, function: Any, args: tuple[Any, ...]) -> Any:
-        """Call what stands for a name."""
+        function = self.stack.pop()
         demand(type(args) is tuple, 'it calls a function without arguments')
         if self.is_trusted(function):
-            return function(*args)
-        demand(type(function) is Name, f'it calls a {type(function).__name__}')
-        result = function.call(*args)
-        if isinstance(result, Tensor):
-            self.pay(result.numel() * result.element_size())
-        if isinstance(result, dict | set | tuple) and type(result) is not Name:
-            self.contain(result, list(args))
-        self.pay(sys.getsizeof(result))
-        return result
+            result = function(*args)
+        else:
+            demand(type(function) is Name, f'it calls a {type(function).__name__}')
+            demand(function.call, f'it calls {function.path}, which may only be named')
+            result = function.call(*args)
+            self.count_bytes(result)
+        self.append(result)
 
-    def _do_build(self) -> None:
+    def load_newobj(self) -> None:
+        """Make an object of a class that the user trusts, or call its stand-in."""
+        args, kind = self.stack[-1], self.stack[-2]
+        if not self.is_trusted(kind):
+            return self.load_reduce()
+        self.stack[-2:] = [kind.__new__(kind, *args)]
+
+    def load_build(self) -> None:
+        """Set the state of the object below it."""
         state = self.stack.pop()
         target = self.stack[-1]
-        set_state = next((f for kind, f in STATES if isinstance(target, kind)), None)
-        if set_state is not None:
-            if isinstance(target, OrderedDict) and type(state) is dict:
-                self.contain(target, [state.get('_metadata')])
-            set_state(target, state)
-            self.pay(sys.getsizeof(target))
-        elif not self.is_trusted(type(target)):
+        for kind, set_state in STATES:
+            if isinstance(target, kind):
+                set_state(target, state)
+                self.count_bytes(target)
+                return
+        if not self.is_trusted(type(target)):
             raise UnpicklingError(f'it sets the state of a {type(target).__name__}')
-        elif hasattr(target, '__setstate__'):
+        if hasattr(target, '__setstate__'):
             target.__setstate__(state)
         else:
             vars(target).update(state)
 
-    def pay(self, size: int) -> None:
-        """Count bytes: a few of a file can make many, and that again and again."""
-        self.bytes_left -= size
-        demand(self.bytes_left >= 0, 'it makes far more of itself than it has bytes')
+    def count_bytes(self, made: Any) -> None:
+        """Stop a file of few bytes that makes many, again and again."""
+        self.bytes_left -= sys.getsizeof(made)
+        if isinstance(made, Tensor):  # which may repeat its storage
+            self.bytes_left -= made.numel() * made.element_size()
+        demand(self.bytes_left >= 0, 'it makes far more than it has bytes')
 
-    def _do_binpersid(self) -> None:
-        key = self.stack.pop()
-        demand(
-            type(key) is tuple
-            and key[0] == 'storage'
-            and [type(part) for part in key[1:5]] == [torch.dtype, str, str, int]
-            and key[5:] in ((), (None,)),
-            'it asks for an odd storage',
-        )
-        self.stack.append(self.load_storage(*key[1:5]))
+
+HANDLERS: dict[bytes, Callable[[Any], None]] = {
+    getattr(pickle, name): pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+    for name in INHERITED
+} | {getattr(pickle, name): getattr(Unpickler, f'load_{name.lower()}') for name in OWN}
+
+
+def check_data(item: Any) -> None:
+    """Check that all of an object is data, and that its containers end.
+
+    Raises:
+        UnpicklingError: If it has a class or function for data, is too deep, or
+            becomes too large where what is shared is copied.
+    """
+    measured: dict[int, tuple[int, int]] = {}  # by the id of a container
+
+    def measure(item: Any, depth: int) -> tuple[int, int]:
+        """Return the height and the number of items of a container."""
+        if id(item) in measured:
+            return measured[id(item)]
+        if isinstance(item, dict):
+            items = [*item.values(), getattr(item, '_metadata', None)]
+        elif isinstance(item, list | tuple):
+            items = list(item)
+        else:
+            foreign = isinstance(item, Name | Storage | FunctionType)
+            demand(not foreign, 'it has a class or function in the place of data')
+            return 0, 1
+        demand(depth < MAX_DEPTH, 'its containers are too deep')
+        inside = [measure(item, depth + 1) for item in items]
+        height = 1 + max((height for height, _ in inside), default=0)
+        size = 1 + sum(size for _, size in inside)
+        demand(height <= MAX_DEPTH, 'its containers are too deep')
+        demand(size <= MAX_ITEMS, 'it repeats its items too often')
+        measured[id(item)] = height, size
+        return height, size
+
+    measure(item, 0)

@@ -1,10 +1,11 @@
-"""Train: the runner, what it checks first, hooks, the optimizer constructor.
+"""Training: the runner, its checks, hooks, an optimizer constructor.
 
-``runner``       MMEngine's runner with the checks
-``checks``       the data sets and the weights that a training starts from
-``resume``       the checkpoint that an interrupted training goes on from
+``runner``       MMEngine's runner, with the checks and with whole checkpoints
+``checks``       checks of the data and weights that a training starts from
+``resume``       the checkpoint that an interrupted training is resumed from
 ``hooks``        seeds by epoch
-``layer_decay``  learning rates that decay from the head towards the image
+``layer_decay``  learning rates that decay from the head to the image
+``onedl``        configs that inherit from ``mmseg::`` where mmseg is the OneDL fork
 """
 
 from .hooks import EpochSeedHook

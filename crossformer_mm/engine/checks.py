@@ -1,4 +1,4 @@
-"""What a training starts from: one clear line where something is missing."""
+"""Checks of what a training starts from: its data and its weights."""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -31,15 +31,15 @@ DATA_HELP = {
         'IMAGENET_ROOT=/path/to/imagenet before the command.'
     ),
 }
-OWN_ROOT = 'Where the config sets a data_root of its own, mend that.'
+OWN_ROOT = 'If the config sets a data_root of its own, correct that.'
 
 
 def check_data(*dataloaders: Any) -> None:
     """Check the data sets of a config before they are built.
 
     Args:
-        dataloaders (dict | DataLoader | None): Configs; a loader that is built already
-            has found its data.
+        dataloaders (dict | DataLoader | None): Configs; data of a loader that is built
+            already are not checked.
 
     Raises:
         FileNotFoundError: If a file or folder of a data set that the configs here use
@@ -50,14 +50,14 @@ def check_data(*dataloaders: Any) -> None:
         outer = dataloader['dataset'] if isinstance(dataloader, dict) else None
         for dataset in without_wrappers(outer):
             classes = (dataset.get('metainfo') or {}).get('classes')
-            # MMEngine takes a text for a file of names, if there is one.
+            # MMEngine takes a text for the path of a file of names, if there is one.
             if isinstance(classes, str) and is_missing(classes, [None]):
                 raise ValueError(
                     f'metainfo.classes is the text {classes!r}, of which each letter '
                     f'would be a class. A single class is written with a comma: '
                     f'classes=({classes!r},)'
                 )
-            # Of other types it is not known what their keys mean.
+            # The keys of other types may mean anything.
             advice = DATA_HELP.get(type_name(dataset), '')
             for path in dataset_paths(dataset) if advice else ():
                 if is_missing(path, file_clients(dataset)):
@@ -67,7 +67,7 @@ def check_data(*dataloaders: Any) -> None:
 
 
 def without_wrappers(dataset: Any) -> Iterator[dict[str, Any]]:
-    """List the data sets inside wrappers (``dataset=`` or ``datasets=``)."""
+    """Yield the data sets inside wrappers (``dataset=`` or ``datasets=``)."""
     if not isinstance(dataset, dict):
         return  # built already
     inner = [dataset.get('dataset'), *dataset.get('datasets', ())]
@@ -85,10 +85,10 @@ def type_name(config: dict[str, Any]) -> str:
 
 
 def dataset_paths(dataset: dict[str, Any]) -> Iterator[str]:
-    """List the files and folders that a data set's config names."""
+    """Yield the files and folders that a data set's config names."""
     root = dataset.get('data_root') or ''
     prefixes = dataset.get('data_prefix') or {}
-    if isinstance(prefixes, str):  # MMPretrain's may have one alone
+    if isinstance(prefixes, str):  # MMPretrain allows a single one
         prefixes = {'img_path': prefixes}
     names = [dataset.get('ann_file'), dataset.get('split')]
     readers = [type_name(reader) for reader in dataset.get('pipeline', ())]
@@ -107,7 +107,7 @@ def file_clients(dataset: dict[str, Any]) -> list[dict[str, Any] | None]:
 
 
 def is_missing(path: str, clients: list[dict[str, Any] | None]) -> bool:
-    """Tell whether a path is surely missing, as far as file clients can tell."""
+    """Return whether each file client says that a path is missing."""
     for client in clients:
         try:
             backend = get_file_backend(path, backend_args=client)
@@ -122,10 +122,11 @@ def check_masks(dataset: Any) -> None:
     """Check that objects have the masks that a pipeline reads.
 
     Args:
-        dataset (Dataset): A data set as built, maybe in wrappers.
+        dataset (Dataset): A data set as built, with or without wrappers.
 
     Raises:
-        ValueError: If an object of MMDetection's data has none: its image.
+        ValueError: If an object of MMDetection's data has none; the message names its
+            image.
     """
     for inner in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
         if inner is not None:
@@ -144,15 +145,15 @@ def check_masks(dataset: Any) -> None:
             )
 
 
-def settle_pretrained(model: nn.Module, load_from: str | None, resume: bool) -> None:
-    """Let nothing ask for a file whose weights are overwritten afterwards.
+def drop_overwritten(model: nn.Module, load_from: str | None, resume: bool) -> None:
+    """Drop pretrained files from ``init_cfg`` whose weights are overwritten later.
 
     Args:
         model (nn.Module): The network, before its weights are initialized.
         load_from (str, optional): A checkpoint that is loaded after that.
         resume (bool): Whether it is the checkpoint of this training itself.
     """
-    # What overwrites the modules whose names start like this.
+    # By the start of a module's name: the file that overwrites its weights.
     later = {'': load_from} if load_from else {}
     for name, module in model.named_modules():
         entries = as_list(getattr(module, 'init_cfg', None))
@@ -162,21 +163,21 @@ def settle_pretrained(model: nn.Module, load_from: str | None, resume: bool) -> 
                 module.init_cfg = [e for e in entries if not is_pretrained(e)]
         elif isinstance(module, CrossFormer):
             sources = [later[start] for start in later if name.startswith(start)]
-            _settle_backbone(module, files, *sources[:1])
+            _check_backbone(module, files, *sources[:1])
         elif files:
             later.setdefault(f'{name}.' if name else '', files[-1])
-            # By another name MMEngine would let the parts overwrite it.
+            # MMEngine loads an entry after the modules inside only by this name.
             named = [dict(e, type='Pretrained') for e in entries if is_pretrained(e)]
             module.init_cfg = [e for e in entries if not is_pretrained(e)] + named
 
 
-def _settle_backbone(
+def _check_backbone(
     backbone: CrossFormer, files: list[str], source: str | None = None
 ) -> None:
     missing = [file for file in files if is_missing(osp.expanduser(file), [None])]
     if source and missing:
         print_log(f'{missing[0]} is missing and not needed beside {source}.', 'current')
-        backbone.init_cfg = dict(type='Pretrained', checkpoint=source)
+        backbone.init_cfg = [dict(type='Pretrained', checkpoint=source)]
     elif not source and not files:
         print_log(
             f'{type(backbone).__name__} is trained from scratch: its init_cfg names '

@@ -4,8 +4,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, set_random_seed
 
-# Between the seeds of two epochs: more than there are processes, each of which may add
-# its rank.
+# The distance of the seeds of two epochs: more than there are processes, each of which
+# may add its rank.
 SEEDS_PER_EPOCH = 10_000
 
 
@@ -15,7 +15,7 @@ class EpochSeedHook(Hook):
 
     MMEngine seeds once and saves no state of the generators: a training resumed after
     an epoch would drop other paths and flip other images than one that ran through.
-    What workers of a data loader draw is beyond reach of this hook.
+    Workers of a data loader have generators of their own, which this hook cannot seed.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:

@@ -18,7 +18,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ``lr * layer_decay_rate ** (N + 1 - d)`` (BEiT, arXiv 2106.08254, and since then
     Swin and ConvNeXt): the first embedding has depth 0, the blocks have 1 to N over
     all stages, and the embedding between two stages has the depth of the block before
-    it. All outside the backbone learns at ``lr``::
+    it. Everything outside the backbone learns at ``lr``::
 
         optim_wrapper = dict(
             constructor='LayerDecayOptimWrapperConstructor',
@@ -41,7 +41,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         rate = self.paramwise_cfg.get('layer_decay_rate')
-        if not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+        if not isinstance(rate, int | float) or not 0 < rate <= 1:
             raise ValueError(
                 'paramwise_cfg.layer_decay_rate must be a number above 0 and at most '
                 f'1, got {rate!r}.'
@@ -67,14 +67,15 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'{type(self).__name__} needs a CrossFormer, {type(model).__name__} '
                 'has none: remove optim_wrapper.constructor.'
             )
-        factors = {}
+        factors: dict[nn.Parameter, float] = {}
         for backbone in backbones:
             for name, param in backbone.named_parameters():
                 depth, layers = backbone.get_layer_depth(name)
                 factors[param] = self.rate ** (layers - 1 - depth)
         for group in params:
             factor = factors.get(group['params'][0], 1.0)
-            group['lr'] = group.get('lr', self.base_lr) * factor
+            group.setdefault('lr', self.base_lr)
+            group['lr'] *= factor
         lowest = min(factors.values())
         print_log(
             f'Learning rates of the backbone: {lowest:.3g} times the base at the first '

@@ -1,4 +1,4 @@
-"""Where an interrupted training goes on."""
+"""The checkpoint that an interrupted training is resumed from."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, Runner
 
 from ..checkpoint import CheckpointError
 
-# How MMEngine names checkpoints, beside what the config's hooks say.
+# How MMEngine names checkpoints, unless the hooks of a config say otherwise.
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
 BY_NAME = (
     'by name: --resume FILE, with MMSegmentation --resume --cfg-options load_from=FILE'
@@ -23,11 +23,12 @@ class DamagedError(CheckpointError):
 
 
 def find_start(runner: Runner) -> tuple[str | None, bool]:
-    """Choose what a training starts from that is asked to resume.
+    """Choose the checkpoint that a training with ``--resume`` starts from.
 
-    That is a checkpoint named on the command line, else the newest in the work folder,
-    else the ``load_from`` of the config. MMSegmentation's train.py hands that over as
-    if it had been named, and MMDetection's drops it: hence the look into the config.
+    It is the one named on the command line, else the newest in the work folder, else
+    the ``load_from`` of the config. The config file is read again for that, since
+    MMSegmentation's train.py passes ``load_from`` as if it came from the command line,
+    and MMDetection's drops it.
 
     Args:
         runner (Runner): With ``resume=True``.
@@ -36,7 +37,7 @@ def find_start(runner: Runner) -> tuple[str | None, bool]:
         tuple[str | None, bool]: A checkpoint, if any, and whether to resume it.
 
     Raises:
-        CheckpointError: If a checkpoint is there, but cannot be resumed.
+        CheckpointError: If there is a checkpoint, but it cannot be resumed.
     """
     path = runner.cfg.filename
     config = Config.fromfile(path) if path and Path(path).is_file() else {}
@@ -46,9 +47,10 @@ def find_start(runner: Runner) -> tuple[str | None, bool]:
         return runner._load_from, True
     if newest := newest_checkpoint(runner):
         return newest, True
+    source = f'{in_config}, the load_from of {path}' if in_config else 'scratch'
     runner.logger.info(
-        f'There is nothing to resume in {runner.work_dir} yet: training starts '
-        + (f'from {in_config}, the load_from of {path}.' if in_config else 'anew.')
+        f'There is nothing to resume in {runner.work_dir} yet: training starts from '
+        f'{source}.'
     )
     return in_config, bool(in_config and config.get('resume'))
 
@@ -56,19 +58,19 @@ def find_start(runner: Runner) -> tuple[str | None, bool]:
 def newest_checkpoint(runner: Runner) -> str | None:
     """Find the newest checkpoint of the latest training in a work folder.
 
-    MMEngine notes it in ``last_checkpoint``. Where there is no note, or it names a file
-    that is gone or damaged, it is the checkpoint that was saved last, as time and
-    iteration inside tell.
+    It is the one that MMEngine has written into ``last_checkpoint``. If there is no
+    such note, or its file is gone or damaged, it is the checkpoint that was saved last,
+    by the time and the iteration stored inside.
 
     Args:
-        runner (Runner): With the folder and the hooks that save.
+        runner (Runner): With the work folder and the hooks that save.
 
     Returns:
         str, optional: Its path; None where nothing has been saved.
 
     Raises:
-        CheckpointError: If none can be resumed, or one is whole and cannot be: it may
-            be the newest. Each is named.
+        CheckpointError: If none can be resumed, or if one is whole, but refused: it may
+            be the newest. The message names each.
     """
     work_dir = Path(runner.work_dir)
     note = work_dir / 'last_checkpoint'
@@ -82,7 +84,8 @@ def newest_checkpoint(runner: Runner) -> str | None:
         paths = [latest]
     paths.sort(key=lambda path: (path != latest, path.name != latest.name))
 
-    saved, problems = {}, {}
+    saved: dict[Path, tuple[str, int, int]] = {}
+    problems: dict[Path, CheckpointError] = {}
     for path in paths:
         try:
             meta = read_meta(path)
@@ -92,23 +95,23 @@ def newest_checkpoint(runner: Runner) -> str | None:
         saved[path] = str(meta.get('time', '')), meta['iter'], meta['epoch']
         if path.name == latest.name:
             break
-    newest = max(saved, key=saved.get, default=None)
+    newest = max(saved, key=lambda path: saved[path], default=None)
     refused = [e for e in problems.values() if not isinstance(e, DamagedError)]
     if refused or newest is None and (problems or noted):
         lines = [f'Cannot resume the training in {work_dir}:']
-        lines += [f'{path} {error}' for path, error in problems.items()]
+        lines += [f'{path} {problem}' for path, problem in problems.items()]
         if not paths:
             lines += [f'last_checkpoint names {noted}, which is not there.']
         if newest:
             lines += [f'{newest} can be resumed {BY_NAME}.']
         raise CheckpointError('\n'.join(lines))
-    for path, error in problems.items():
-        runner.logger.warning(f'Passed over: {path} {error}')
-    return newest and str(newest)
+    for path, problem in problems.items():
+        runner.logger.warning(f'Passed over: {path} {problem}')
+    return str(newest) if newest else None
 
 
 def saved_checkpoints(runner: Runner, name: str) -> list[Path]:
-    """List what the hooks of a runner have saved by now, and files of a ``name``."""
+    """List the checkpoints that a runner's hooks have saved, and those of a name."""
     work_dir = Path(runner.work_dir)
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     folders = {work_dir} | {
@@ -125,11 +128,11 @@ def saved_checkpoints(runner: Runner, name: str) -> list[Path]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Read what MMEngine notes of a training beside the weights.
+    """Return the 'meta' of a checkpoint: how far its training was.
 
     Raises:
         DamagedError: If the file is damaged.
-        CheckpointError: If MMEngine cannot resume it.
+        CheckpointError: If it is refused, or not of a training.
     """
     try:
         content = CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
@@ -140,8 +143,8 @@ def read_meta(path: Path) -> dict[str, Any]:
     meta = content.get('meta', {}) if isinstance(content, dict) else {}
     if not {'epoch', 'iter'} <= meta.keys():
         raise CheckpointError(
-            'holds weights, but no state of a training: start from it, without '
-            '--resume, by --cfg-options load_from=FILE.'
+            'holds weights, but no state of a training: start from it by --cfg-options '
+            'load_from=FILE, without --resume.'
         )
     return meta
 
@@ -159,7 +162,7 @@ def _check_named(path: str, work_dir: str) -> None:
 
 
 def warn_if_finished(runner: Runner) -> None:
-    """Say so where a resumed training has nothing left to do."""
+    """Warn if a resumed training has no iteration left."""
     loop = runner.train_loop
     by_iter = isinstance(loop, IterBasedTrainLoop)
     done, wanted = (
@@ -170,5 +173,5 @@ def warn_if_finished(runner: Runner) -> None:
         runner.logger.warning(
             f'Nothing is left to train: {done} of {wanted} {key[4:]} are done. To '
             f'train longer, set --cfg-options train_cfg.{key}=N; the learning rate '
-            'goes on from where param_scheduler ended.'
+            'stays what param_scheduler ended with.'
         )

@@ -1,4 +1,4 @@
-"""MMEngine's runner, for trainings that fail early, clearly, and can go on."""
+"""MMEngine's runner, with checks before a training and whole checkpoints."""
 
 import os
 from functools import partial
@@ -12,36 +12,39 @@ from mmengine.runner import Runner
 from mmengine.runner.loops import BaseLoop
 from torch import nn
 
-from ..checkpoint.fit import check_loaded
+from ..checkpoint import check_loaded
 from ..ops import accelerate_cpu, is_faster_accelerated
-from .checks import check_data, check_masks, settle_pretrained
+from .checks import check_data, check_masks, drop_overwritten
 from .resume import find_start, warn_if_finished
 
 
 @RUNNERS.register_module(force=True)
 class CheckedRunner(Runner):
-    """MMEngine's runner, with the first and the last minute of a training in mind.
+    """MMEngine's runner, with checks before a training and whole checkpoints.
 
-    - Missing data are named in one line, before anything starts.
+    - Missing data end the command before anything else, with how to get them.
     - A checkpoint is written under another name and renamed when it is whole, and
       ``--resume`` goes on from the newest whole one.
-    - A checkpoint of another network stops; ``strict=False`` in the config loads what
-      fits.
+    - A checkpoint of another network is an error; ``strict=False`` in the config loads
+      what fits.
     - Several processes work without GPUs as well, by gloo.
 
     A config uses it with ``runner_type='CheckedRunner'``.
     """
+
+    _load_from: str | None
+    _resume: bool
 
     def train(self) -> nn.Module:
         """Check what the training starts from, then train."""
         check_data(self._train_dataloader, self._val_dataloader)
         if self._resume:
             self._load_from, self._resume = find_start(self)
-        settle_pretrained(self.model, self._load_from, self._resume)
+        drop_overwritten(self.model, self._load_from, self._resume)
         return super().train()
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
-        """Build the loop with its data, whose objects must have what is learnt."""
+        """Build the loop and its data, then check that the objects have masks."""
         built = super().build_train_loop(loop)
         check_masks(built.dataloader.dataset)
         return built
@@ -57,12 +60,12 @@ class CheckedRunner(Runner):
         return super().test()
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume; say so where nothing is left to train."""
+        """Resume; warn if no iteration is left."""
         super().resume(filename, *args, **kwargs)
         warn_if_finished(self)
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """Load weights; stop unless they are this network's, whole."""
+        """Load weights; they must be all of this network's."""
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
         fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
         check_loaded(
@@ -79,7 +82,7 @@ class CheckedRunner(Runner):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Write under another name first: MMEngine writes into the file itself."""
+        """Write under another name, then rename: a killed training leaves no half."""
         save = partial(super().save_checkpoint, out_dir)
         if '://' in out_dir or file_client_args or kwargs.get('backend_args'):
             save(filename, file_client_args, *args, **kwargs)
@@ -90,11 +93,11 @@ class CheckedRunner(Runner):
 
     @property
     def _on_cpus(self) -> bool:
-        """Whether several processes work without GPUs."""
+        """Whether there are several processes, but no GPUs."""
         return self.distributed and not torch.cuda.is_available()
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """Start the group of processes; MMEngine's own start needs a GPU for each."""
+        """Start the process group with gloo; MMEngine's own start needs GPUs."""
         if self._on_cpus and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
@@ -114,9 +117,9 @@ class CheckedRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _accelerate(self, model: nn.Module) -> None:
-        """Exchange layers for faster ones where this CPU gains from it."""
-        # Which layers are faster is measured, and may come out otherwise next time:
-        # then a resumed training would not repeat the last bit.
+        """Exchange the linear layers if oneDNN is faster on this CPU."""
+        # Which layers are faster is measured, and may turn out differently next time.
+        # Then a resumed training would differ in the last bits.
         deterministic = self._randomness_cfg.get('deterministic', False)
         if get_device() == 'cpu' and not deterministic and is_faster_accelerated():
             accelerate_cpu(model)

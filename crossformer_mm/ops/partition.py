@@ -80,6 +80,14 @@ def smaller(a: int, b: int) -> int:
     """Return the smaller of two sizes."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return torch.minimum(torch.as_tensor(a), torch.as_tensor(b))
+    if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt):
+        # A minimum of symbols stays one, even where their ranges leave no choice.
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        if statically_known_true(a <= b):
+            return a
+        if statically_known_true(b <= a):
+            return b
     return min(a, b)
 
 

@@ -5,111 +5,102 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..engine.checks import type_name
+from ..engine.checks import is_missing, type_name
+from ..swap.dry_run import parts_of
 from .datasets import classes_of, data_sets, has_label_maps, listed
 from .finding import Finding
 
-# Heads whose number of classes is not the data's: of proposals, or of 'things' alone.
-OTHER_CLASSES = ('RPNHead', 'FusedSemanticHead', 'CascadeRPNHead', 'GARPNHead')
-OTHER_CLASSES += ('EmbeddingRPNHead', 'StageCascadeRPNHead')
+# Heads whose number of classes is not the data's: of proposals, or of 'things' only.
+OTHER_CLASSES = (
+    'RPNHead',
+    'FusedSemanticHead',
+    'CascadeRPNHead',
+    'GARPNHead',
+    'EmbeddingRPNHead',
+    'StageCascadeRPNHead',
+)
+OTHER_PARTS = ('.rpn_head', '.backbone', '.train_cfg', '.test_cfg')
 IGNORE = 255
 
 
 def check_classes(cfg: Config) -> Iterator[Finding]:
-    """Whether data sets and heads have the same classes."""
+    """Check that data sets and heads have the same classes."""
     known: dict[str, tuple[str, ...]] = {}
     for split in data_sets(cfg):
+        part = f'{split.name} classes'
         own = (split.config.get('metainfo') or {}).get('classes')
-        if isinstance(own, str):
-            mend = f'a single class is written with a comma: classes = ({own!r},)'
-            found = f'metainfo.classes is the text {own!r}, each letter a class'
-            yield Finding('FAIL', f'{split.name} classes', found, mend)
+        if isinstance(own, str) and is_missing(own, [None]):
+            text = f'metainfo.classes is the text {own!r}, each letter a class'
+            remedy = f'a single class is written with a comma: classes = ({own!r},)'
+            yield Finding('FAIL', part, text, remedy)
         elif classes := classes_of(split):
             known[split.name] = classes
             twice = sorted({name for name in classes if classes.count(name) > 1})
             if twice:
-                found = f'named twice: {", ".join(twice)}'
-                yield Finding('FAIL', f'{split.name} classes', found, 'name each once')
+                text = f'named twice: {", ".join(twice)}'
+                yield Finding('FAIL', part, text, 'name each once')
     if not known:
         return
     train, *others = known
     for name in others:
         if known[name] != known[train]:
             differ = sorted(set(known[name]) ^ set(known[train])) or 'their order'
-            found = f'differ from those of {train}: {differ}'
-            mend = 'give the same metainfo to every data set'
-            yield Finding('FAIL', f'{name} classes', found, mend)
-    count, wrong = len(known[train]), False
-    for path, value in counts_of_classes(cfg.model):
-        if value != count:
-            wrong = True
-            found = f'{path} is {value}, the data has {count} classes'
-            yield Finding('FAIL', 'num_classes', found, f'set it to {count}')
-    for path, weights in lists_of_weights(cfg.model):
-        if len(weights) not in (count, count + 1):
-            found = f'{path} has {len(weights)} weights for {count} classes'
-            yield Finding('FAIL', 'class_weight', found, 'one a class, and background')
+            text = f'differ from those of {train}: {differ}'
+            remedy = 'give the same metainfo to every data set'
+            yield Finding('FAIL', f'{name} classes', text, remedy)
+    yield from check_heads(cfg.model, len(known[train]))
+
+
+def check_heads(model: dict[str, Any], count: int) -> Iterator[Finding]:
+    """Check that heads and losses have the number of classes of the data."""
+    wrong = [(path, n) for path, n in counts_of_classes(model) if n != count]
+    for path, value in wrong:
+        text = f'{path} is {value}, the data has {count} classes'
+        yield Finding('FAIL', 'num_classes', text, f'set it to {count}')
     if not wrong:
         yield Finding('ok', 'num_classes', f'{count} in data and heads')
+    for path, part in parts_of(model, 'model'):
+        weights = part.get('class_weight')
+        if isinstance(weights, (list, tuple)) and len(weights) - count not in (0, 1):
+            text = f'{path}.class_weight has {len(weights)} weights, {count} classes'
+            remedy = 'one weight per class, and one for the background'
+            yield Finding('FAIL', 'class_weight', text, remedy)
 
 
-def counts_of_classes(node: Any, path: str = 'model') -> Iterator[tuple[str, int]]:
-    """List the numbers of classes in a model's heads, and where they stand."""
-    if isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from counts_of_classes(value, f'{path}[{i}]')
-    elif isinstance(node, dict):
-        if type_name(node) in OTHER_CLASSES or path.endswith(
-            ('.rpn_head', '.backbone')
-        ):
-            return
-        if 'num_things_classes' in node:
-            stuff = node.get('num_stuff_classes', 0)
+def counts_of_classes(model: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """List the numbers of classes in a model's heads with their paths."""
+    if 'panoptic' in type_name(model).lower():
+        return  # its boxes are of things only, its maps of both
+    for path, part in parts_of(model, 'model'):
+        if type_name(part) in OTHER_CLASSES or any(n in path for n in OTHER_PARTS):
+            continue
+        if 'num_things_classes' in part:
+            stuff = part.get('num_stuff_classes', 0)
             where = f'{path}.num_things_classes' + ' + num_stuff_classes' * bool(stuff)
-            yield where, node['num_things_classes'] + stuff
-            return
-        if 'panoptic' in str(node.get('type', '')).lower() and path == 'model':
-            return  # its boxes are of things alone, its maps of both
-        for key, value in node.items():
-            if key == 'num_classes' and type(value) is int:
-                yield f'{path}.{key}', value
-            elif key not in ('train_cfg', 'test_cfg'):
-                yield from counts_of_classes(value, f'{path}.{key}')
-
-
-def lists_of_weights(node: Any, path: str = 'model') -> Iterator[tuple[str, list]]:
-    """List the weights of classes in a model's losses, and where they stand."""
-    if isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from lists_of_weights(value, f'{path}[{i}]')
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if key == 'class_weight' and isinstance(value, (list, tuple)):
-                yield f'{path}.{key}', list(value)
-            else:
-                yield from lists_of_weights(value, f'{path}.{key}')
+            yield where, part['num_things_classes'] + stuff
+        elif type(part.get('num_classes')) is int:
+            yield f'{path}.num_classes', part['num_classes']
 
 
 def check_ignored(cfg: Config) -> Iterator[Finding]:
-    """Whether data, heads, padding and metric ignore the same value of a label map."""
+    """Check that data, heads, padding and metric ignore the same label."""
     splits = [split for split in data_sets(cfg) if has_label_maps(split.kind)]
     if not splits:
         return
-    first = splits[0].config.get('ignore_index', IGNORE)
-    values = {f'{s.name} data': s.config.get('ignore_index', IGNORE) for s in splits}
+    places = [(f'{split.name} data', split.config) for split in splits]
     for key in ('decode_head', 'auxiliary_head'):
-        for head in listed(cfg.model.get(key)):
-            values[f'model.{key}'] = head.get('ignore_index', IGNORE)
-    preprocessor = cfg.model.get('data_preprocessor') or {}
-    if 'seg_pad_val' in preprocessor:
-        values['data_preprocessor.seg_pad_val'] = preprocessor.seg_pad_val
-    for name in ('val_evaluator', 'test_evaluator'):
-        for metric in listed(cfg.get(name)):
-            if type_name(metric) == 'IoUMetric':
-                values[name] = metric.get('ignore_index', IGNORE)
-    wrong = {name: value for name, value in values.items() if value != first}
-    for name, value in wrong.items():
-        found = f'{value} in {name}, {first} in {splits[0].name} data'
-        yield Finding('FAIL', 'ignore_index', found, 'the same everywhere')
+        places += [(f'model.{key}', head) for head in listed(cfg.model.get(key))]
+    for key in ('val_evaluator', 'test_evaluator'):
+        metrics = listed(cfg.get(key))
+        places += [(key, m) for m in metrics if type_name(m) == 'IoUMetric']
+    values = {name: part.get('ignore_index', IGNORE) for name, part in places}
+    padding = (cfg.model.get('data_preprocessor') or {}).get('seg_pad_val')
+    if padding is not None:
+        values['data_preprocessor.seg_pad_val'] = padding
+    (data, first), *others = values.items()
+    wrong = [(name, value) for name, value in others if value != first]
+    for name, value in wrong:
+        text = f'{value} in {name}, {first} in {data}'
+        yield Finding('FAIL', 'ignore_index', text, 'the same everywhere')
     if not wrong:
         yield Finding('ok', 'ignore_index', f'{first} in {len(values)} places')

@@ -1,12 +1,11 @@
-"""Annotation files of COCO's format: what they say, and their images."""
+"""Annotation files in COCO's format: what they say, and their images."""
 
-import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import cv2
 from mmengine.config import Config
@@ -28,134 +27,140 @@ from .finding import Finding
 IMAGES = 32  # that are opened
 
 
+class CocoFile(NamedTuple):
+    """The content of an annotation file, and the data set that reads it."""
+
+    split: Split
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+
+    def finding(self, text: str, remedy: str, verdict: str = 'FAIL') -> Finding:
+        """Return a finding that names the file."""
+        path, part = annotation_file(self.split), f'{self.split.name} data'
+        return Finding(verdict, part, f'{path}: {text}', remedy)
+
+
 def check_annotations(cfg: Config) -> Iterator[Finding]:
-    """Whether the annotation files are sound, have the classes, and masks if wanted."""
-    done, images = {}, {}
+    """Check the annotation files: sound, with the classes, and masks if wanted."""
+    done: dict[Path, Split] = {}
+    images: dict[str, set[str]] = {}
     for split in data_sets(cfg):
         path = annotation_file(split)
         if not is_coco(split.kind) or not path.is_file() or path in done:
             continue
         done[path] = split
-        found = list(check_file(split, wants_masks(split)))
-        yield from found
-        if any(finding.verdict == 'FAIL' for finding in found):
+        part = f'{split.name} data'
+        try:
+            data = read_json(path)
+            keys = ('images', 'annotations', 'categories')
+            file = CocoFile(split, *(data[key] for key in keys))
+        except (ValueError, KeyError, TypeError) as error:
+            text = f'{path} is not in the format of COCO: '
+            text += f'{type(error).__name__} {error}'
+            remedy = 'it needs images, annotations and categories'
+            yield Finding('FAIL', part, text, remedy)
             continue
-        data = read_json(path)
-        images[split.name] = {image['file_name'] for image in data['images']}
-        told = f'{len(data["images"])} images, {len(data["annotations"])} objects'
-        yield Finding('ok', f'{split.name} data', told)
+        findings = list(check_file(file))
+        yield from findings
+        if any(finding.verdict == 'FAIL' for finding in findings):
+            continue
+        images[split.name] = {image['file_name'] for image in file.images}
+        text = f'{len(file.images)} images, {len(file.annotations)} objects'
+        yield Finding('ok', part, text)
     folders = {split.name: image_folder(split) for split in done.values()}
     shared = images.get('train', set()) & images.get('val', set())
     if shared and folders['train'] == folders['val']:
-        found = f'{len(shared)} images, such as {min(shared)}, are in both splits'
-        mend = 'take them out of one of the annotation files'
-        yield Finding('warn', 'train and val', found, mend)
+        text = f'{len(shared)} images, such as {min(shared)}, are in both splits'
+        remedy = 'take them out of one of the annotation files'
+        yield Finding('warn', 'train and val', text, remedy)
     yield from check_metric(cfg)
 
 
-def wants_masks(split: Split) -> bool:
-    """Tell whether a split's pipeline loads masks."""
-    return any(step.get('with_mask') for step in split.config.get('pipeline', ()))
-
-
-def check_file(split: Split, masks: bool) -> Iterator[Finding]:
-    """Examine one file; each finding names it and an id."""
-    path, part = annotation_file(split), f'{split.name} data'
-    try:
-        data = read_json(path)
-        images, objects, categories = (
-            data[key] for key in ('images', 'annotations', 'categories')
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        found = f'{path} is not of the format of COCO: {type(error).__name__} {error}'
-        yield Finding('FAIL', part, found, 'it holds images, annotations, categories')
-        return
-
-    def fail(found: str, mend: str, verdict: str = 'FAIL') -> Finding:
-        return Finding(verdict, part, f'{path}: {found}', mend)
-
-    for what, entries in (('image', images), ('annotation', objects)):
+def check_file(file: CocoFile) -> Iterator[Finding]:
+    """Check one file; each finding names it and an id."""
+    for what, entries in (('image', file.images), ('annotation', file.annotations)):
         ids = Counter(entry.get('id') for entry in entries)
         twice = [number for number, times in ids.items() if times > 1]
         if twice:
-            yield fail(f'{what} id {twice[0]} occurs twice', 'give each its own id')
-    yield from check_categories(split, categories, fail)
-    yield from check_left_out(split, categories, objects, fail)
-    named = {category['id'] for category in categories}
-    sizes = {image['id']: image for image in images}
-    wrong: dict[str, list[Any]] = {}
-    for entry in objects:
+            text = f'{what} id {twice[0]} occurs twice'
+            yield file.finding(text, 'give each its own id')
+    yield from check_categories(file)
+    named = {category['id'] for category in file.categories}
+    sizes = {image['id']: image for image in file.images}
+    pipeline = file.split.config.get('pipeline', ())
+    masks = any(step.get('with_mask') for step in pipeline)
+    wrong = defaultdict(list)
+    for entry in file.annotations:
         for problem in problems(entry, named, sizes, masks):
-            wrong.setdefault(problem, []).append(entry.get('id'))
-    for problem, ids in wrong.items():
-        verdict, what, mend = PROBLEMS[problem]
-        more = f' and {len(ids) - 1} more' if len(ids) > 1 else ''
-        yield fail(f'annotation id {ids[0]}{more}: {what}', mend, verdict)
-    wanted = {c['id'] for c in categories if c['name'] in classes_of(split)}
-    if not any(entry.get('category_id') in wanted for entry in objects):
-        yield fail("no object of the config's classes", 'check metainfo.classes')
-    yield from check_images(split, images, fail)
+            wrong[problem].append(entry.get('id'))
+    for (verdict, text, remedy), numbers in wrong.items():
+        more = f' and {len(numbers) - 1} more' if len(numbers) > 1 else ''
+        yield file.finding(f'annotation id {numbers[0]}{more}: {text}', remedy, verdict)
+    if 'LoadImageFromFile' in map(type_name, pipeline):
+        for image in sample(file.images, IMAGES):
+            yield from check_image(file, image)
 
 
-# What may be wrong with an annotation: verdict, words, remedy.
-PROBLEMS = {
-    'category': ('FAIL', 'its category_id is not in categories', 'add the category'),
-    'image': ('FAIL', 'its image_id is not in images', 'add the image or remove it'),
-    'box': ('FAIL', 'its bbox is not four finite numbers', 'write x, y, width, height'),
-    'empty': ('warn', 'its bbox has no area and is left out', 'remove or mend it'),
-    'outside': (
-        'warn',
-        'its bbox lies outside of the image and is left out',
-        'the format is x, y, width, height in pixels',
-    ),
-    'no mask': (
-        'FAIL',
-        'no segmentation, which the config loads (with_mask=True)',
-        'add masks, or take a detector without a mask head',
-    ),
-    'polygon': (
-        'FAIL',
-        'a polygon of its segmentation has fewer than three points',
-        'write x1, y1, x2, y2, x3, y3, ...',
-    ),
-}
+def check_categories(file: CocoFile) -> Iterator[Finding]:
+    """Check that the file has each class of the config, and objects of them."""
+    classes = classes_of(file.split)
+    names = {category['id']: category['name'] for category in file.categories}
+    for missing in [name for name in classes if name not in names.values()]:
+        near = get_close_matches(missing, names.values(), n=1, cutoff=0.6)
+        has = repr(near[0]) if near else ', '.join(list(names.values())[:10])
+        text = f'no category {missing!r}, a class of the config'
+        yield file.finding(text, f'it has {has}')
+    counts = Counter(names.get(entry.get('category_id')) for entry in file.annotations)
+    if not any(counts[name] for name in classes):
+        text = "no object of the config's classes"
+        yield file.finding(text, 'check metainfo.classes')
+    others = {n: count for n, count in counts.items() if n and n not in classes}
+    if others:
+        first = ', '.join(f'{others[name]} of {name!r}' for name in list(others)[:5])
+        text = f'objects of {len(others)} categories are left out: {first}'
+        # This may be intended.
+        remedy = 'add them to metainfo.classes if they are wanted'
+        yield file.finding(text, remedy, 'warn')
 
 
 def problems(
     entry: dict[str, Any],
-    named: set[int],
-    sizes: dict[int, dict[str, Any]],
+    categories: set[int],
+    images: dict[int, dict[str, Any]],
     masks: bool,
-) -> Iterator[str]:
-    """List what is wrong with one annotation."""
-    if entry.get('category_id') not in named:
-        yield 'category'
-    image = sizes.get(entry.get('image_id'))
+) -> Iterator[tuple[str, str, str]]:
+    """List what is wrong with an annotation: verdict, text, remedy."""
+    if entry.get('category_id') not in categories:
+        yield 'FAIL', 'its category_id is not in categories', 'add the category'
+    image = images.get(entry.get('image_id', -1))
     if image is None:
-        yield 'image'
+        yield 'FAIL', 'its image_id is not in images', 'add the image or remove it'
     box = entry.get('bbox')
     if not is_box(box):
-        yield 'box'
+        text = 'its bbox is not four finite numbers'
+        yield 'FAIL', text, 'write x, y, width, height'
     elif box[2] <= 0 or box[3] <= 0:
-        yield 'empty'
+        yield 'warn', 'its bbox has no area and is left out', 'remove or correct it'
     elif image and (
         min(box[0] + box[2], image['width']) <= max(box[0], 0)
         or min(box[1] + box[3], image['height']) <= max(box[1], 0)
     ):
-        yield 'outside'
+        text = 'its bbox is outside of the image and is left out'
+        yield 'warn', text, 'the format is x, y, width, height in pixels'
     if not masks or entry.get('iscrowd'):
         return
-    segmentation = entry.get('segmentation')
-    if not segmentation:
-        yield 'no mask'
-    elif isinstance(segmentation, list) and any(
-        len(part) < 6 or len(part) % 2 for part in segmentation
-    ):
-        yield 'polygon'
+    mask = entry.get('segmentation')
+    if not mask:
+        text = 'no segmentation, which the config loads (with_mask=True)'
+        yield 'FAIL', text, 'add masks, or take a detector without a mask head'
+    elif isinstance(mask, list) and any(len(p) < 6 or len(p) % 2 for p in mask):
+        text = 'a polygon of its segmentation has fewer than three points'
+        yield 'FAIL', text, 'write x1, y1, x2, y2, x3, y3, ...'
 
 
-def is_box(box: Any) -> bool:
-    """Tell whether a box is four finite numbers."""
+def is_box(box: Any) -> TypeGuard[list[float]]:
+    """Return whether a box is four finite numbers."""
     return (
         isinstance(box, list)
         and len(box) == 4
@@ -163,55 +168,25 @@ def is_box(box: Any) -> bool:
     )
 
 
-def check_categories(
-    split: Split, categories: list[Any], fail: Any
-) -> Iterator[Finding]:
-    """Whether the file has each class of the config, by its very name."""
-    names, classes = [category['name'] for category in categories], classes_of(split)
-    for missing in [name for name in classes if name not in names]:
-        near = get_close_matches(missing, names, n=1, cutoff=0.6)
-        mend = f'it has {near[0]!r}' if near else f'it has {", ".join(names[:10])}'
-        yield fail(f'no category {missing!r}, a class of the config', mend)
-
-
-def check_left_out(
-    split: Split, categories: list[Any], objects: list[Any], fail: Any
-) -> Iterator[Finding]:
-    """Whether objects are left out since their category is no class of the config."""
-    classes = classes_of(split)
-    others = {c['id']: c['name'] for c in categories if c['name'] not in classes}
-    counts = Counter(entry.get('category_id') for entry in objects)
-    used = {others[number]: counts[number] for number in others if counts[number]}
-    if used:
-        first = ', '.join(f'{used[name]} of {name!r}' for name in list(used)[:5])
-        found = f'objects of {len(used)} categories are left out: {first}'
-        # A part of the categories may be meant.
-        yield fail(found, 'add them to metainfo.classes if they are wanted', 'warn')
-
-
-def check_images(split: Split, images: list[Any], fail: Any) -> Iterator[Finding]:
-    """Open some images: there, readable, and as large as the file says."""
-    readers = [type_name(step) for step in split.config.get('pipeline', ())]
-    if 'LoadImageFromFile' not in readers:
+def check_image(file: CocoFile, image: dict[str, Any]) -> Iterator[Finding]:
+    """Check that an image is there, readable, and as large as the file says."""
+    path = image_folder(file.split) / image['file_name']
+    name = f'image id {image["id"]}'
+    if not path.is_file():
+        yield file.finding(f'{name}: no {path}', 'set data_prefix, or add it')
         return
-    for image in sample(images, IMAGES):
-        path = image_folder(split) / image['file_name']
-        if not path.is_file():
-            yield fail(
-                f'image id {image["id"]}: no {path}', 'set data_prefix, or add it'
-            )
-            continue
-        read = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if read is None:
-            yield fail(f'image id {image["id"]}: {path} cannot be read', 'replace it')
-        elif read.shape[:2] != (image.get('height'), image.get('width')):
-            told = f'{image.get("height")} x {image.get("width")}'
-            found = f'{path} is {read.shape[0]} x {read.shape[1]}, the file says {told}'
-            yield fail(f'image id {image["id"]}: {found}', 'correct the file')
+    read = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if read is None:
+        yield file.finding(f'{name}: {path} cannot be read', 'replace it')
+    elif read.shape[:2] != (image.get('height'), image.get('width')):
+        height, width = read.shape[:2]
+        given = f'{image.get("height")} x {image.get("width")}'
+        text = f'{name}: {path} is {height} x {width}, the file says {given}'
+        yield file.finding(text, 'correct the file')
 
 
 def check_metric(cfg: Config) -> Iterator[Finding]:
-    """Whether the metric reads the annotations of the data that it judges."""
+    """Check that the metric reads the annotations of its data set."""
     for name in ('val', 'test'):
         split = next(data_sets(cfg, name), None)
         for metric in listed(cfg.get(f'{name}_evaluator')):
@@ -219,16 +194,15 @@ def check_metric(cfg: Config) -> Iterator[Finding]:
                 continue
             given = metric.get('ann_file')
             if given and annotation_file(split).resolve() != Path(given).resolve():
-                found = f'{name}_evaluator.ann_file is {given}'
-                mend = f'the data set has {annotation_file(split)}'
-                yield Finding('FAIL', f'{name} metric', found, mend)
-            kinds = metric.get('metric', 'bbox')
-            if 'segm' in kinds and not has_masks(cfg.model):
-                mend = "metric='bbox', or a model with masks"
-                found = "'segm' is measured, the model makes no masks"
-                yield Finding('FAIL', f'{name} metric', found, mend)
+                text = f'{name}_evaluator.ann_file is {given}'
+                remedy = f'the data set has {annotation_file(split)}'
+                yield Finding('FAIL', f'{name} metric', text, remedy)
+            if 'segm' in metric.get('metric', 'bbox') and not has_masks(cfg.model):
+                text = "'segm' is measured, the model makes no masks"
+                remedy = "metric='bbox', or a model with masks"
+                yield Finding('FAIL', f'{name} metric', text, remedy)
 
 
 def has_masks(model: Any) -> bool:
-    """Tell whether a model makes masks, as far as its names say."""
+    """Return whether a model makes masks, by the names of its parts."""
     return 'mask' in str(model).lower() or 'Ins' in str(model.get('bbox_head', ''))

@@ -1,12 +1,13 @@
 """The data sets of a config, and small ones of a few of their images."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS, init_default_scope
 
 from ..engine.checks import (
@@ -19,6 +20,7 @@ from ..engine.checks import (
 )
 from .finding import Finding
 
+T = TypeVar('T')
 SPLITS = ('train', 'val', 'test')
 
 
@@ -42,21 +44,26 @@ def data_sets(cfg: Config, *names: str) -> Iterator[Split]:
 
 
 def is_coco(kind: type | None) -> bool:
-    """Tell whether a data set reads an annotation file as COCO's."""
-    return any(base.__name__ == 'CocoDataset' for base in getattr(kind, '__mro__', ()))
+    """Return whether a data set reads an annotation file in COCO's format."""
+    return has_base(kind, 'CocoDataset')
 
 
 def has_label_maps(kind: type | None) -> bool:
-    """Tell whether a data set is one of MMSegmentation's."""
-    bases = getattr(kind, '__mro__', ())
-    return any(base.__name__ == 'BaseSegDataset' for base in bases)
+    """Return whether a data set is one of MMSegmentation's."""
+    return has_base(kind, 'BaseSegDataset')
+
+
+def has_base(kind: type | None, name: str) -> bool:
+    """Return whether a class has a base of a name; its library is not imported."""
+    return any(base.__name__ == name for base in getattr(kind, '__mro__', ()))
 
 
 def classes_of(split: Split) -> tuple[str, ...]:
     """Return the names of the classes, none where the data set does not know them."""
-    own = (split.config.get('metainfo') or {}).get('classes')
-    classes = own if own else getattr(split.kind, 'METAINFO', {}).get('classes', ())
-    return tuple(classes) if not isinstance(classes, str) else ()
+    classes = (split.config.get('metainfo') or {}).get('classes')
+    if isinstance(classes, str):  # MMEngine reads a file of names
+        return tuple(list_from_file(classes)) if Path(classes).is_file() else ()
+    return tuple(classes or getattr(split.kind, 'METAINFO', {}).get('classes', ()))
 
 
 def annotation_file(split: Split) -> Path:
@@ -72,19 +79,19 @@ def image_folder(split: Split) -> Path:
 
 
 def listed(entry: Any) -> list[Any]:
-    """Return the configs of heads, metrics or the like, which may be one or several."""
+    """Return the configs of heads or metrics, of which there may be one or several."""
     entry = entry or []
     return entry if isinstance(entry, list) else [entry]
 
 
 @cache
 def read_json(path: Path) -> Any:
-    """Read an annotation file once; several checks want it."""
+    """Read an annotation file once; several checks need it."""
     return json.loads(path.read_text())
 
 
-def sample(items: list[Any], count: int) -> list[Any]:
-    """Take some items, spread evenly."""
+def sample(items: Sequence[T], count: int) -> Sequence[T]:
+    """Take items at equal distances."""
     return items[:: max(len(items) // count, 1)][:count]
 
 
@@ -94,8 +101,8 @@ def small_coco(split: Split, count: int, folder: Path) -> ConfigDict:
     names = {c['id'] for c in data['categories'] if c['name'] in classes_of(split)}
     objects = [a for a in data['annotations'] if a['category_id'] in names]
     with_objects = {annotation['image_id'] for annotation in objects}
-    chosen = [image for image in data['images'] if image['id'] in with_objects]
-    chosen = sample(chosen, count)
+    images = [image for image in data['images'] if image['id'] in with_objects]
+    chosen = sample(images, count)
     ids = {image['id'] for image in chosen}
     part = dict(data, images=chosen)
     part['annotations'] = [a for a in data['annotations'] if a['image_id'] in ids]
@@ -105,14 +112,14 @@ def small_coco(split: Split, count: int, folder: Path) -> ConfigDict:
 
 
 def check_files(cfg: Config) -> Iterator[Finding]:
-    """Whether the files and folders that the data sets name are there."""
-    seen = set()
+    """Check that the files and folders that the data sets name exist."""
+    seen: set[str] = set()
     for split in data_sets(cfg):
         for path in dataset_paths(split.config):
             if path in seen:
                 continue
             seen.add(path)
             if is_missing(path, file_clients(split.config)):
-                mend = DATA_HELP.get(type_name(split.config), 'set data_root')
-                yield Finding('FAIL', f'{split.name} data', f'no {path}', mend)
+                remedy = DATA_HELP.get(type_name(split.config), 'set data_root')
+                yield Finding('FAIL', f'{split.name} data', f'no {path}', remedy)
     yield Finding('ok', 'data', f'{len(seen)} files and folders named')

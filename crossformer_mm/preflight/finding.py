@@ -4,22 +4,22 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """What was found out about one part.
+    """The result of a check of one part.
 
     Attributes:
         verdict: 'FAIL' stops or spoils the training, 'warn' may, 'note' and 'ok' do
             not.
-        part: What was examined.
-        found: What is the case.
-        mend: What to do about it.
+        part: What was checked.
+        text: What was found.
+        remedy: What to do about it.
     """
 
     verdict: str
     part: str
-    found: str
-    mend: str = ''
+    text: str
+    remedy: str = ''
 
     def __str__(self) -> str:
         """Return the line."""
-        mend = f'  -> {self.mend}' if self.mend else ''
-        return f'{self.verdict:<5} {self.part:<15} {self.found}{mend}'
+        remedy = f'  -> {self.remedy}' if self.remedy else ''
+        return f'{self.verdict:<5} {self.part:<15} {self.text}{remedy}'

@@ -1,7 +1,7 @@
 """A step of training, a prediction and its evaluation, on small real images."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,25 +10,36 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
+from mmengine.model import BaseModel
 from mmengine.registry import DATASETS
 from torch import nn
 
 from ..models import CrossFormer
-from ..trial import build_model, find_keys, first_line, predict, set_size, step
+from ..swap.dry_run import (
+    build_model,
+    find_keys,
+    first_line,
+    make_small,
+    parts_of,
+    predict,
+    step,
+)
 from .datasets import Split, annotation_file, data_sets, is_coco, listed, small_coco
 from .finding import Finding
 from .network import check_strides
 
-SIDE = 192  # of the images: a step takes seconds
+SIDE = 192  # pixels, so that a step takes seconds
 GIGABYTE = 1024**3
+# How transforms name the size of an image.
+SIZES = ('crop_size', 'scale', 'scales', 'size', 'img_scale')
 
 
 def check_step(cfg: Config) -> Iterator[Finding]:
-    """Whether a step of training, a prediction and its evaluation work."""
+    """Check that a training step, a prediction and its evaluation work."""
     small = Config(cfg.to_dict())
     full = largest_image(small.train_dataloader)
     shrink(small._cfg_dict)
-    set_size(small, SIDE)
+    make_small(small, SIDE)
     try:
         model = build_model(small)
     except Exception as error:
@@ -43,14 +54,14 @@ def check_step(cfg: Config) -> Iterator[Finding]:
     with TemporaryDirectory() as folder:
         train = small_set(small, 'train', Path(folder))
         if train is None:
-            return  # told by the checks of the data
+            return  # reported by the checks of the data
         yield from train_step(small, model, train, full)
         yield from evaluate(small, model, Path(folder))
 
 
-def failed(part: str, error: Exception, mend: str) -> Finding:
+def failed(part: str, error: Exception, remedy: str) -> Finding:
     """Return the finding of an error."""
-    return Finding('FAIL', part, first_line(error), mend)
+    return Finding('FAIL', part, first_line(error), remedy)
 
 
 def small_set(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
@@ -69,9 +80,9 @@ def small_set(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
 
 
 def train_step(
-    cfg: Config, model: nn.Module, config: ConfigDict, full: tuple[int, int] | None
+    cfg: Config, model: BaseModel, config: ConfigDict, full: tuple[int, int] | None
 ) -> Iterator[Finding]:
-    """Run a step; tell of the loss, of gradients, and of memory."""
+    """Run a step; report the loss, the gradients, and the memory."""
     try:
         dataset = wrap(cfg, config)
         images = [dataset[i] for i in range(len(dataset))]
@@ -79,43 +90,47 @@ def train_step(
         yield failed('train pipeline', error, 'correct train_pipeline or the data')
         return
     if not images:
-        mend = 'see the findings on classes and data'
-        yield Finding('FAIL', 'train data', 'no image is left to train on', mend)
+        remedy = 'see the findings on classes and data'
+        yield Finding('FAIL', 'train data', 'no image is left to train on', remedy)
         return
     saved = SavedBytes()
     try:
         with saved:
-            trial = step(model, pseudo_collate((images * 2)[:2]))
+            result = step(model, pseudo_collate((images * 2)[:2]))
     except Exception as error:
-        yield failed('training step', error, 'make the model fit itself and the data')
+        yield failed(
+            'training step', error, 'make its parts fit each other and the data'
+        )
         return
-    bad = [name for name, value in trial.losses.items() if not math.isfinite(value)]
+    bad = [name for name, value in result.losses.items() if not math.isfinite(value)]
     if bad:
-        mend = 'check lr, normalization and boxes'
-        yield Finding('FAIL', 'loss', f'{", ".join(bad)} not finite', mend)
+        remedy = 'check lr, normalization and boxes'
+        yield Finding('FAIL', 'loss', f'{", ".join(bad)} not finite', remedy)
     else:
-        yield Finding('ok', 'loss', f'{trial.losses["loss"]:.3g}, finite')
-    if trial.without_gradient:
-        names = trial.without_gradient
+        yield Finding('ok', 'loss', f'{result.losses["loss"]:.3g}, finite')
+    if result.without_gradient:
+        names = result.without_gradient
         if not cfg.get('find_unused_parameters'):
-            found = f'{len(names)} parameters without, such as {names[0]}'
-            mend = 'build them not, or find_unused_parameters=True on several GPUs'
-            yield Finding('warn', 'gradients', found, mend)
+            text = f'{len(names)} parameters without, such as {names[0]}'
+            remedy = (
+                'do not build them, or set find_unused_parameters=True on several GPUs'
+            )
+            yield Finding('warn', 'gradients', text, remedy)
     else:
         yield Finding('ok', 'gradients', 'in every parameter')
     yield memory(cfg, model, saved.total / 2, images, full)
 
 
 def wrap(cfg: Config, config: ConfigDict) -> Any:
-    """Build a small data set, in the wrapper that mixes images if there is one."""
+    """Build a small data set, in the config's wrapper that mixes images if any."""
     outer = cfg.train_dataloader.dataset
-    if outer.get('type') in ('MultiImageMixDataset',):
+    if outer.get('type') == 'MultiImageMixDataset':
         return DATASETS.build(ConfigDict(outer, dataset=config))
     return DATASETS.build(config)
 
 
 class SavedBytes:
-    """Counts what autograd keeps for the backward pass."""
+    """Context that counts the bytes autograd saves for the backward pass."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -155,24 +170,24 @@ def memory(
     weights = 16 * sum(parameter.numel() for parameter in model.parameters())
     total = weights + batch * an_image * area / pixels
     size = f'{batch} images of {full[0]} x {full[1]}' if full else f'{batch} images'
-    found = f'about {total / GIGABYTE:.1f} GiB a step, {size}, float32'
-    mend = 'half of it: a batch half as large, at half the learning rate'
+    text = f'about {total / GIGABYTE:.1f} GiB a step, {size}, float32'
+    remedy = 'half of it: a batch half as large, at half the learning rate'
     backbone = getattr(model, 'backbone', None)
     if isinstance(backbone, CrossFormer) and not cfg.model.backbone.get('with_cp'):
-        mend = 'half of it: model.backbone.with_cp=True'
-    return Finding('note', 'memory', found, mend)
+        remedy = 'half of it: model.backbone.with_cp=True'
+    return Finding('note', 'memory', text, remedy)
 
 
-def evaluate(cfg: Config, model: nn.Module, folder: Path) -> Iterator[Finding]:
-    """Predict on an image of validation, and let the metric judge it."""
+def evaluate(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
+    """Predict on an image of validation, and evaluate the prediction."""
     config = small_set(cfg, 'val', folder)
     if config is None or not cfg.get('val_evaluator'):
         return
     try:
         dataset = DATASETS.build(config)
         if not len(dataset):
-            mend = 'see the findings on its data'
-            yield Finding('FAIL', 'val data', 'no image is left', mend)
+            remedy = 'see the findings on its data'
+            yield Finding('FAIL', 'val data', 'no image is left', remedy)
             return
         batch = pseudo_collate([dataset[0]])
         results = predict(model, batch)
@@ -181,10 +196,10 @@ def evaluate(cfg: Config, model: nn.Module, folder: Path) -> Iterator[Finding]:
         for metric in metrics:
             if 'ann_file' in metric:
                 metric['ann_file'] = str(annotation_file(split))
-        judge = Evaluator([ConfigDict(metric) for metric in metrics])
-        judge.dataset_meta = dataset.metainfo
-        judge.process(data_samples=results, data_batch=batch)
-        judge.evaluate(1)
+        evaluator = Evaluator([ConfigDict(metric) for metric in metrics])
+        evaluator.dataset_meta = dataset.metainfo
+        evaluator.process(data_samples=results, data_batch=batch)
+        evaluator.evaluate(1)
     except Exception as error:
         yield failed('evaluation', error, 'correct test_pipeline and val_evaluator')
     else:
@@ -193,34 +208,31 @@ def evaluate(cfg: Config, model: nn.Module, folder: Path) -> Iterator[Finding]:
 
 def largest_image(loader: Any) -> tuple[int, int] | None:
     """Return the largest image that a pipeline makes, the crop if it crops."""
-    crops, sizes = [], []
-    for name in ('crop_size', 'size', 'scale', 'scales', 'img_scale'):
-        for value in find_keys(loader, name):
-            entries = value if isinstance(value, list) else [value]
-            if entries and isinstance(entries[0], int):
-                entries = [tuple(entries)]
-            pairs = [e for e in entries if isinstance(e, (list, tuple)) and len(e) == 2]
-            (crops if name == 'crop_size' else sizes).extend(map(tuple, pairs))
-    found = [pair for pair in crops or sizes if all(type(n) is int for n in pair)]
-    return max(found, key=math.prod, default=None)
+    for names in (('crop_size',), SIZES):
+        values = [value for name in names for value in find_keys(loader, name)]
+        sizes = [(size[0], size[1]) for value in values for size in sizes_in(value)]
+        if sizes:
+            return max(sizes, key=math.prod)
+    return None
 
 
-def shrink(node: Any) -> None:
+def shrink(config: Any) -> None:
     """Make all images of a config small, wherever their size is given."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key in ('scale', 'crop_size', 'size', 'img_scale', 'scales'):
-                node[key] = smaller(value)
-    for child in node.values() if isinstance(node, dict) else node:
-        if isinstance(child, (dict, list)):
-            shrink(child)
+    for _, part in parts_of(config, ''):
+        for name in SIZES:
+            if is_size(part.get(name)):
+                part[name] = (SIDE, SIDE)
+            elif sizes := sizes_in(part.get(name)):
+                part[name] = [(SIDE, SIDE) for _ in sizes]
 
 
-def smaller(value: Any) -> Any:
-    """Return a size, or several, of the side of small images."""
-    if isinstance(value, list) and value and isinstance(value[0], (list, tuple)):
-        return [(SIDE, SIDE) for _ in value]
+def sizes_in(value: Any) -> list[Sequence[int]]:
+    """Return the sizes that a value is: one, several, or none."""
+    entries = value if isinstance(value, list) and not is_size(value) else [value]
+    return [entry for entry in entries if is_size(entry)]
+
+
+def is_size(value: Any) -> bool:
+    """Return whether a value is a pair of integers."""
     is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-    if is_pair and all(type(n) is int for n in value):
-        return type(value)((SIDE, SIDE))
-    return value
+    return is_pair and all(type(n) is int for n in value)

@@ -1,11 +1,13 @@
-"""Label images of MMSegmentation: what values they hold."""
+"""Label images of MMSegmentation: the values in them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+from numpy.typing import NDArray
 
 from .classes import IGNORE
 from .datasets import Split, classes_of, data_sets, has_label_maps, sample
@@ -15,7 +17,7 @@ IMAGES = 16  # that are opened
 
 
 def check_label_maps(cfg: Config) -> Iterator[Finding]:
-    """Whether label images are there, of their image's size, and hold known values."""
+    """Check that label images exist, fit their images, and hold known values."""
     done = set()
     for split in data_sets(cfg):
         place = str(split.config.get('data_prefix')), str(split.config.get('ann_file'))
@@ -25,54 +27,53 @@ def check_label_maps(cfg: Config) -> Iterator[Finding]:
 
 
 def check_split(split: Split) -> Iterator[Finding]:
-    """Examine some images and label images of a split."""
+    """Check a sample of the images and label images of a split."""
     part = f'{split.name} data'
     try:
         dataset = DATASETS.build(split.config)
     except Exception as error:  # of an empty list, too
-        mend = 'set img_suffix, data_prefix or ann_file'
-        found = f'no images: {type(error).__name__}: {error}'
-        yield Finding('FAIL', part, found, mend)
+        remedy = 'set img_suffix, data_prefix or ann_file'
+        text = f'no images: {type(error).__name__}: {error}'
+        yield Finding('FAIL', part, text, remedy)
         return
-    rows = [dataset.get_data_info(i) for i in range(len(dataset))]
-    found = [f for row in sample(rows, IMAGES) for f in check_pair(split, row)]
-    # The same fault in many files is told once.
-    yield from {f.mend: f for f in reversed(found)}.values()
-    if not found:
-        found = list(check_zero(split, sample(rows, IMAGES)))
-        yield from found
-    if not found:
+    rows = [dataset.get_data_info(i) for i in sample(range(len(dataset)), IMAGES)]
+    maps = [
+        cv2.imread(str(row.get('seg_map_path')), cv2.IMREAD_UNCHANGED) for row in rows
+    ]
+    faults = [fault for pair in zip(rows, maps) for fault in check_pair(split, *pair)]
+    if not faults:
+        faults = list(check_zero(split, rows[0], maps))
+    # One file stands for all that have the same fault.
+    by_remedy = {fault[-1]: fault for fault in reversed(faults)}
+    for verdict, text, remedy in by_remedy.values():
+        yield Finding(verdict, part, text, remedy)
+    if not faults:
         yield Finding('ok', part, f'{len(dataset)} images')
 
 
-def check_pair(split: Split, row: dict) -> Iterator[Finding]:
-    """Examine an image and its label image."""
-
-    def fail(found: str, mend: str) -> Finding:
-        return Finding('FAIL', f'{split.name} data', found, mend)
-
+def check_pair(
+    split: Split, row: dict[str, Any], labels: NDArray[Any] | None
+) -> Iterator[tuple[str, str, str]]:
+    """List what is wrong with an image and its labels: verdict, text, remedy."""
     path = row.get('seg_map_path')
     image = cv2.imread(row['img_path'])
     if image is None:
-        yield fail(f'{row["img_path"]} cannot be read', 'replace it')
+        yield 'FAIL', f'{row["img_path"]} cannot be read', 'replace it'
         return
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path else None
     if labels is None:
-        mend = 'set seg_map_suffix and data_prefix, or add it'
-        yield fail(f'no label image {path}', mend)
+        remedy = 'set seg_map_suffix and data_prefix, or add it'
+        yield 'FAIL', f'no label image {path}', remedy
         return
     if labels.ndim == 3 and not (labels == labels[..., :1]).all():
-        mend = 'write one number a pixel, the class, as an 8-bit image'
-        yield fail(f'{path} has colours', mend)
+        remedy = 'write one number per pixel, the class, as an 8-bit image'
+        yield 'FAIL', f'{path} has colours', remedy
         return
-    labels = labels[..., 0] if labels.ndim == 3 else labels
-    if labels.shape != image.shape[:2]:
-        yield fail(
-            f'{path} is {labels.shape}, its image {image.shape[:2]}', 'redraw it'
-        )
-    values = set(np.unique(labels).tolist())
+    if labels.shape[:2] != image.shape[:2]:
+        text = f'{path} is {labels.shape[:2]}, its image {image.shape[:2]}'
+        yield 'FAIL', text, 'redraw it'
     ignored = split.config.get('ignore_index', IGNORE)
     zero = reduces_zero(row)
+    values = set(np.unique(labels).tolist())
     if zero:
         values = {255 if value in (0, 255) else value - 1 for value in values}
     mapped = row.get('label_map') or {}  # where the config takes a part of the classes
@@ -80,34 +81,34 @@ def check_pair(split: Split, row: dict) -> Iterator[Finding]:
     count = len(classes_of(split))
     high = sorted(value for value in values if value >= count)
     if count and high:
-        mend = f'labels go from 0 to {count - 1}, {ignored} is ignored'
+        remedy = f'labels go from 0 to {count - 1}, {ignored} is ignored'
         if high == [count] and not zero:
-            mend = f'{mend}; where they go from 1 on, set reduce_zero_label=True'
-        yield fail(f'{path} holds {high[:5]}, beyond the {count} classes', mend)
-    loads = [s for s in split.config.get('pipeline', ()) if s.type == 'LoadAnnotations']
-    for step in loads:
+            remedy += '; if they start from 1, set reduce_zero_label=True'
+        yield 'FAIL', f'{path} holds {high[:5]}, beyond the {count} classes', remedy
+    for step in split.config.get('pipeline', ()):
         given = step.get('reduce_zero_label')
-        if given is not None and bool(given) != zero:
-            found = (
+        if step.type == 'LoadAnnotations' and given not in (None, zero):
+            text = (
                 f'reduce_zero_label is {given} in the pipeline, {zero} in the data set'
             )
-            yield fail(found, 'the same in both')
+            yield 'FAIL', text, 'the same in both'
 
 
-def reduces_zero(row: dict) -> bool:
-    """Tell whether a data set takes 0 for unlabelled and 1 for its first class."""
+def reduces_zero(row: dict[str, Any]) -> bool:
+    """Return whether a data set takes 0 for unlabelled and 1 for its first class."""
     return bool(row.get('reduce_zero_label'))
 
 
-def check_zero(split: Split, rows: list[dict]) -> Iterator[Finding]:
-    """Whether 0 is a class of the label images although the config ignores it."""
+def check_zero(
+    split: Split, row: dict[str, Any], maps: Sequence[NDArray[Any] | None]
+) -> Iterator[tuple[str, str, str]]:
+    """Warn if 0 is a class in the label images although the config ignores it."""
     count = len(classes_of(split))
-    if not reduces_zero(rows[0]) or rows[0].get('label_map') or not count:
+    if not reduces_zero(row) or row.get('label_map') or not count:
         return
-    maps = [cv2.imread(str(row['seg_map_path']), cv2.IMREAD_UNCHANGED) for row in rows]
-    values = {value for labels in maps for value in np.unique(labels).tolist()}
-    # Labels from 1 on reach the number of classes; a rare class may be missing.
+    known = [labels for labels in maps if labels is not None]
+    values = set(np.unique(np.concatenate([m.ravel() for m in known])).tolist())
+    # Labels that start from 1 reach the number of classes; a rare class may be missing.
     if values - {255} == set(range(count)):
-        found = f'labels go from 0 to {count - 1}, but reduce_zero_label ignores 0'
-        mend = 'reduce_zero_label=False in the data set and its pipeline'
-        yield Finding('warn', f'{split.name} data', found, mend)
+        text = f'labels go from 0 to {count - 1}, but reduce_zero_label ignores 0'
+        yield 'warn', text, 'reduce_zero_label=False in the data set and its pipeline'

@@ -6,20 +6,21 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from torch import nn
 
 from ..checkpoint import CheckpointError, PretrainedBackbone
 from ..engine.checks import is_missing
 from ..models import CrossFormer
 from ..models.init_cfg import as_list, is_pretrained
-from ..swap import normalized
-from ..trial import build_backbone, image_side, outputs_of
+from ..swap.dry_run import build_backbone, first_line, image_side, outputs_of
+from ..swap.rules import normalized
 from .datasets import listed
 from .finding import Finding
 
 
 def check_network(cfg: Config) -> Iterator[Finding]:
-    """Whether the backbone, its file, and what follows it belong together."""
+    """Check that the backbone, its pretrained file, and what follows it fit."""
     backbone = cfg.model.get('backbone')
     if not backbone:
         yield Finding('note', 'backbone', f'{cfg.model.type} has none of its own')
@@ -28,10 +29,8 @@ def check_network(cfg: Config) -> Iterator[Finding]:
         network = build_backbone(cfg)
         outputs = outputs_of(network, backbone)
     except Exception as error:
-        found = f'{backbone.type}: {type(error).__name__}: {error}'
-        yield Finding(
-            'FAIL', 'backbone', found.splitlines()[0], 'correct its arguments'
-        )
+        text = f'{backbone.type}: {first_line(error)}'
+        yield Finding('FAIL', 'backbone', text, 'correct its arguments')
         return
     yield from check_normalization(cfg, isinstance(network, CrossFormer))
     yield from check_pretrained(backbone, network)
@@ -39,24 +38,23 @@ def check_network(cfg: Config) -> Iterator[Finding]:
 
 
 def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
-    """Whether images are normalized as in pretraining."""
+    """Check that images are normalized as in pretraining."""
     given = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     mean = given.get('mean')
     if mean and 0 < max(mean) <= 1:
-        found = f'mean={list(mean)} is of images from 0 to 1, these go to 255'
-        mend = ', '.join(f'{key}={value}' for key, value in normalized().items())
-        yield Finding('FAIL', 'normalization', found, mend)
+        text = f'mean={list(mean)} is for images from 0 to 1, these go to 255'
+        remedy = ', '.join(f'{key}={value}' for key, value in normalized().items())
+        yield Finding('FAIL', 'normalization', text, remedy)
         return
-    backbone = cfg.model.backbone
-    files = pretrained_files(backbone) + [cfg.model.get('pretrained') or '']
+    files = [*pretrained_files(cfg.model.backbone), cfg.model.get('pretrained') or '']
     torchvision = any(str(file).startswith('torchvision://') for file in files)
     if not (ours and any(files)) and not torchvision:
         return
     for key, value in normalized().items():
         if given.get(key) != value:
-            found = f'data_preprocessor.{key} is {given.get(key)}'
-            mend = f'{key}={value}, as in pretraining'
-            yield Finding('FAIL', 'normalization', found, mend)
+            text = f'data_preprocessor.{key} is {given.get(key)}'
+            remedy = f'{key}={value}, as in pretraining'
+            yield Finding('FAIL', 'normalization', text, remedy)
 
 
 def pretrained_files(backbone: dict[str, Any]) -> list[str]:
@@ -66,7 +64,7 @@ def pretrained_files(backbone: dict[str, Any]) -> list[str]:
 
 
 def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[Finding]:
-    """Whether the pretrained file is there, of this backbone, and loads whole."""
+    """Check that the pretrained file exists, is of this backbone, and loads whole."""
     files = pretrained_files(backbone)
     if not files:
         yield Finding('note', 'pretrained', 'no file: trained from scratch')
@@ -78,10 +76,10 @@ def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[F
             try:
                 PretrainedBackbone(path)(network)
             except CheckpointError as error:
-                # Its lines are written as one.
-                told, _, mend = str(error).partition('\\n')
-                mend = mend or 'choose the file of this backbone'
-                yield Finding('FAIL', 'pretrained', told, mend)
+                # Its message has escaped line breaks.
+                text, _, remedy = str(error).partition('\\n')
+                remedy = remedy or 'choose the file of this backbone'
+                yield Finding('FAIL', 'pretrained', text, remedy)
             else:
                 yield Finding('ok', 'pretrained', f'{path} loads whole')
         elif is_missing(path, [None]):
@@ -89,40 +87,35 @@ def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[F
 
 
 def check_widths(cfg: Config, widths: list[int]) -> Iterator[Finding]:
-    """Whether the neck, or a head without one, takes the widths of the backbone."""
-    neck = cfg.model.get('neck')
-    neck = neck[0] if isinstance(neck, list) else neck
-    if neck:
-        parts = {'model.neck': neck}
-    else:
-        parts = {}
+    """Check that the neck, or each head without one, takes the backbone's widths."""
+    parts = [('model.neck', neck) for neck in listed(cfg.model.get('neck'))[:1]]
+    if not parts:
         for key in ('decode_head', 'auxiliary_head'):
-            for head in listed(cfg.model.get(key)):
-                parts[f'model.{key}'] = head
-    for name, part in parts.items():
+            parts += [(f'model.{key}', head) for head in listed(cfg.model.get(key))]
+    for name, part in parts:
         given, index = part.get('in_channels'), part.get('in_index')
-        if isinstance(given, (list, tuple)):
-            taken = (
-                [widths[i] for i in index]
-                if isinstance(index, (list, tuple))
-                else widths
-            )
+        if isinstance(given, int):
+            taken = [widths[-1]]
+            fits = given in widths
+            if type(index) is int and index < len(widths):
+                taken = [widths[index]]
+                fits = given == widths[index]
+        elif isinstance(given, (list, tuple)):
+            several = isinstance(index, (list, tuple))
+            taken = [widths[i] for i in index] if several else widths
             fits = sorted(given) == sorted(taken)  # YOLOv3's are in reverse
-        elif isinstance(given, int) and type(index) is int and index < len(widths):
-            taken = widths[index]
-            fits = given == taken
-        elif isinstance(given, int):
-            taken, fits = widths[-1], given in widths
         else:
             continue
         if not fits:
-            given = given if isinstance(given, int) else list(given)
-            found = f'{name}.in_channels is {given}, the backbone returns {widths}'
-            yield Finding('FAIL', 'widths', found, f'set it to {taken}')
+            is_int = isinstance(given, int)
+            text = f'{name}.in_channels is {given if is_int else list(given)}'
+            text += f', the backbone returns {widths}'
+            remedy = f'set it to {taken[0] if is_int else taken}'
+            yield Finding('FAIL', 'widths', text, remedy)
 
 
-def check_strides(cfg: Config, model: nn.Module) -> Iterator[Finding]:
-    """Whether anchors, points and regions have the strides of the maps they lie on."""
+def check_strides(cfg: Config, model: BaseModel) -> Iterator[Finding]:
+    """Check that anchors, points and regions have the strides of their maps."""
     side = image_side(cfg)
     model.eval()
     with torch.no_grad():
@@ -135,16 +128,15 @@ def check_strides(cfg: Config, model: nn.Module) -> Iterator[Finding]:
         for level, (stride, size) in enumerate(zip(strides, sizes)):
             # Levels of a few pixels are rounded.
             if size >= 4 and not 0.7 < size * stride / side < 1.5:
-                found = f'model.{name}, level {level}: stride {stride}, '
-                found += f'the map has {round(side / size)}'
-                mend = 'set its strides, or out_indices of the backbone'
-                yield Finding('FAIL', 'strides', found, mend)
+                text = f'model.{name}, level {level}: stride {stride}, '
+                text += f'the map has {round(side / size)}'
+                remedy = 'set its strides, or out_indices of the backbone'
+                yield Finding('FAIL', 'strides', text, remedy)
 
 
-def level_strides(module: nn.Module) -> list[float]:
+def level_strides(module: Any) -> list[float]:
     """Return the strides that a head or an extractor of regions is built for."""
     if hasattr(module, 'featmap_strides'):
         return list(module.featmap_strides)
-    generator = getattr(module, 'prior_generator', None)
-    strides = getattr(generator, 'strides', [])
+    strides = getattr(getattr(module, 'prior_generator', None), 'strides', [])
     return [s[0] if isinstance(s, (list, tuple)) else s for s in strides]

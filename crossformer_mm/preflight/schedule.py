@@ -17,7 +17,7 @@ WARM_UPS = ('LinearLR', 'ConstantLR')
 
 
 def check_schedule(cfg: Config) -> Iterator[Finding]:
-    """Whether the schedule suits the size of the data and the batch."""
+    """Check the schedule against the size of the data and the batch."""
     yield from check_optimizer(cfg)
     batch = cfg.train_dataloader.get('batch_size', 1) * cfg.get('processes', 1)
     yield from check_batch(cfg, batch)
@@ -25,52 +25,51 @@ def check_schedule(cfg: Config) -> Iterator[Finding]:
     if images is None:
         return
     if not images:
-        mend = 'see the findings on its data'
-        yield Finding('FAIL', 'iterations', 'no image to train on', mend)
+        remedy = 'see the findings on its data'
+        yield Finding('FAIL', 'iterations', 'no image to train on', remedy)
         return
     an_epoch = max(math.ceil(images / batch), 1)
-    loop = cfg.get('train_cfg') or {}
+    loop: dict[str, Any] = cfg.get('train_cfg') or {}
     by_epoch = 'max_epochs' in loop
-    total = loop.max_epochs * an_epoch if by_epoch else loop.get('max_iters', 0)
-    told = f'{total:,} iterations of {batch} of {images:,} images'
-    told += f', {loop.max_epochs} epochs' if by_epoch else ''
-    yield Finding('note', 'iterations', told)
-    epochs = loop.max_epochs if by_epoch else total / an_epoch
+    total = loop['max_epochs'] * an_epoch if by_epoch else loop.get('max_iters', 0)
+    text = f'{total:,} iterations of {batch} of {images:,} images'
+    text += f', {loop["max_epochs"]} epochs' if by_epoch else ''
+    yield Finding('note', 'iterations', text)
+    epochs = loop['max_epochs'] if by_epoch else total / an_epoch
     yield from check_schedulers(cfg, total, epochs, an_epoch)
     yield from check_intervals(cfg, loop, by_epoch)
 
 
 def check_optimizer(cfg: Config) -> Iterator[Finding]:
-    """Whether the learning rate is of the usual size for the optimizer."""
+    """Check that the learning rate is in the usual range of the optimizer."""
     optimizer = cfg.get('optim_wrapper', {}).get('optimizer', {})
     kind, rate = type_name(optimizer), optimizer.get('lr', 0)
     limit = ADAM_LIMIT if kind.startswith('Adam') else SGD_LIMIT
     if kind == 'SGD' and 'CrossFormer' in str(cfg.model.get('backbone', {})):
-        mend = "optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, ...)"
-        yield Finding(
-            'warn', 'optimizer', 'SGD; CrossFormer was trained by AdamW', mend
-        )
+        text = 'SGD; CrossFormer was trained with AdamW'
+        remedy = "optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, ...)"
+        yield Finding('warn', 'optimizer', text, remedy)
     elif rate > limit:
-        found = f'lr={rate} is too high for {kind}'
-        yield Finding('FAIL', 'learning rate', found, f'take less than {limit}')
+        text = f'lr={rate} is too high for {kind}'
+        yield Finding('FAIL', 'learning rate', text, f'take less than {limit}')
     else:
         yield Finding('ok', 'optimizer', f'{kind}, lr={rate}')
 
 
 def check_batch(cfg: Config, batch: int) -> Iterator[Finding]:
-    """Whether the learning rate is that of the batch."""
+    """Check that the learning rate is that of the batch."""
     scaling = cfg.get('auto_scale_lr') or {}
     base = scaling.get('base_batch_size')
     if not base or base == batch or scaling.get('enable'):
         return
-    told = f'for a batch of {base}; here it is {batch}'
+    text = f'for a batch of {base}; here it is {batch}'
     rate = cfg.get('optim_wrapper', {}).get('optimizer', {}).get('lr', 0)
-    mend = f'--auto-scale-lr, or lr={rate * batch / base:.3g}'
+    remedy = f'--auto-scale-lr, or lr={rate * batch / base:.3g}'
     # How many processes there will be is known only if it was said.
     verdict = 'warn' if 'processes' in cfg else 'note'
     if verdict == 'note':
-        mend += '; for N processes examine with --processes N'
-    yield Finding(verdict, 'learning rate', told, mend)
+        remedy += '; for N processes examine with --processes N'
+    yield Finding(verdict, 'learning rate', text, remedy)
 
 
 def count_images(cfg: Config) -> int | None:
@@ -80,7 +79,7 @@ def count_images(cfg: Config) -> int | None:
         if not is_coco(split.kind):
             try:
                 total += len(DATASETS.build(split.config))
-            except Exception:  # told by the checks of the data
+            except Exception:  # reported by the checks of the data
                 return None
             continue
         path = annotation_file(split)
@@ -111,44 +110,37 @@ def count_coco(config: dict[str, Any], data: Any, classes: tuple[str, ...]) -> i
 def check_schedulers(
     cfg: Config, total: int, epochs: float, an_epoch: int
 ) -> Iterator[Finding]:
-    """Whether warm-up and milestones lie within the training."""
+    """Check that warm-up and milestones are within the training."""
     for entry in listed(cfg.get('param_scheduler')):
         in_epochs = entry.get('by_epoch', True)
         length = epochs if in_epochs else total
         unit = 'epochs' if in_epochs else 'iterations'
         kind, end = type_name(entry), entry.get('end')
-        if kind in WARM_UPS and end and end >= length:
-            found = f'warm-up of {end} {unit}, training of {length:g}'
-            mend = f'end={max(int(length) // 10, 1)}'
-            yield Finding('warn', 'warm-up', found, mend)
         late = [m for m in entry.get('milestones', ()) if m >= length]
-        if late:
-            found = f'milestones {late} after the last of {length:g} {unit}'
-            mend = 'put them into the training, or lengthen it'
-            yield Finding('warn', 'param_scheduler', found, mend)
-        if (
-            kind not in WARM_UPS
-            and end
-            and end > 1.01 * length
-            and 'milestones' not in entry
-        ):
-            found = f'{kind} ends at {end} {unit}, the training at {length:g}'
-            yield Finding('warn', 'param_scheduler', found, f'end={length:g}')
+        if kind in WARM_UPS:
+            if end and end >= length:
+                text = f'warm-up of {end} {unit}, training of {length:g}'
+                remedy = f'end={max(int(length) // 10, 1)}'
+                yield Finding('warn', 'warm-up', text, remedy)
+        elif late:
+            text = f'milestones {late} after the last of {length:g} {unit}'
+            remedy = 'put them into the training, or lengthen it'
+            yield Finding('warn', 'param_scheduler', text, remedy)
+        elif end and end > 1.01 * length and 'milestones' not in entry:
+            text = f'{kind} ends at {end} {unit}, the training at {length:g}'
+            yield Finding('warn', 'param_scheduler', text, f'end={length:g}')
 
 
 def check_intervals(cfg: Config, loop: Any, by_epoch: bool) -> Iterator[Finding]:
-    """Whether the training validates and leaves a checkpoint."""
-    length = loop.max_epochs if by_epoch else loop.get('max_iters', 0)
+    """Check that the training validates and saves a checkpoint."""
+    length = loop['max_epochs'] if by_epoch else loop.get('max_iters', 0)
     validates = loop.get('val_interval', 1)
     if cfg.get('val_dataloader') and validates > length:
-        found = f'val_interval={validates} in a training of {length}: never'
-        yield Finding('warn', 'validation', found, f'val_interval={length}')
+        text = f'val_interval={validates} in a training of {length}: never'
+        yield Finding('warn', 'validation', text, f'val_interval={length}')
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    interval = hook.get('interval', 1)
     same_unit = hook.get('by_epoch', True) == by_epoch
-    if (
-        same_unit
-        and hook.get('interval', 1) > length
-        and not hook.get('save_last', True)
-    ):
-        found = f'interval={hook.interval} in a training of {length}: none is saved'
-        yield Finding('warn', 'checkpoint', found, f'interval={length}')
+    if same_unit and interval > length and not hook.get('save_last', True):
+        text = f'interval={interval} in a training of {length}: none is saved'
+        yield Finding('warn', 'checkpoint', text, f'interval={length}')

@@ -8,6 +8,7 @@ Each builder writes one file. What has to become of it:
 """
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -18,6 +19,7 @@ import socket
 import struct
 import tarfile
 import threading
+import time
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
@@ -487,7 +489,7 @@ add('NumPy', NUMPY, save_beside_weights)
 
 
 def rezip(change, path):
-    """Write an honest file, and write its zip anew."""
+    """Write an honest file, then rewrite its zip."""
     kinds.classifier(path, 'tiny')
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -949,18 +951,27 @@ def pointer_of_git_lfs(path):
 # Servers; the builder writes down the address of one
 
 
-def serve(answer, path):
-    """Answer each connection, from a thread that ends with the process."""
+def serve(answer, path, slowly=b''):
+    """Answer each connection, from a thread that ends with the process.
+
+    Args:
+        answer (bytes, optional): What is sent at once; None sends nothing, and waits.
+        path (Path): The address goes into a file beside it.
+        slowly (bytes): What is sent after that, two bytes a second.
+    """
     listener = socket.create_server(('127.0.0.1', 0))
 
     def run():
         while True:
             connection, _ = listener.accept()
-            with connection:
+            with connection, contextlib.suppress(OSError):
                 if answer is None:
                     threading.Event().wait()
                 connection.recv(10**4)
                 connection.sendall(answer)
+                for byte in slowly:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.5)
 
     threading.Thread(target=run, daemon=True).start()
     path.with_suffix('.url').write_text(
@@ -984,3 +995,8 @@ SERVERS = {
     'a web page': OK + b'\r\n<html>',
 }
 add('URLs', SERVERS, serve)
+add(
+    'URLs',
+    {'drips in the headers': OK + b'A: ', 'drips in the file': OK + b'\r\nPK\x03\x04'},
+    partial(serve, slowly=b'x' * 1000),
+)

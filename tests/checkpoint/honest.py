@@ -1,4 +1,4 @@
-"""Honest checkpoint files of all kinds: what trainings save beside weights.
+"""Honest checkpoint files of all kinds: what trainings save with their weights.
 
     python -m tests.checkpoint.honest FOLDER
 
@@ -64,7 +64,7 @@ def with_attributes(tensor):
 
 
 def config():
-    """Return what the original code saves beside its weights."""
+    """Return what the original code saves with its weights."""
     made = CfgNode({'MODEL': {'TYPE': 'cross-scale', 'HEADS': [2, 4]}})
     made.freeze()
     return made

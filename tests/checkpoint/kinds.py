@@ -44,7 +44,7 @@ def backbone_weights(variant):
 
 
 def original_entries():
-    """Return what the original training saves beside the weights."""
+    """Return what the original training saves with the weights."""
     config = CfgNode({'MODEL': {'TYPE': 'cross-scale', 'NUM_HEADS': [2, 4, 8, 16]}})
     config.freeze()
     return dict(

@@ -5,10 +5,14 @@ import torch
 from mmengine.registry import MODELS
 from torch.nn import functional as F
 
-from crossformer_mm.checkpoint.convert import RECORD, convert, make_meta
+from crossformer_mm.checkpoint.convert import (
+    RECORD,
+    convert,
+    make_meta,
+    write_checkpoint,
+)
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from crossformer_mm.checkpoint.recognize import count_stages, recognize
-from crossformer_mm.checkpoint.writer import write_checkpoint
 from tests import published
 from tests.checkpoint import kinds
 

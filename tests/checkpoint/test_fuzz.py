@@ -2,7 +2,7 @@
 
     CROSSFORMER_FUZZ=2000 python -m pytest tests/checkpoint/test_fuzz.py -s
 
-Case i follows from seed i alone.
+Case i depends only on seed i.
 """
 
 import io
@@ -16,11 +16,10 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from crossformer_mm.checkpoint.convert import convert
-from crossformer_mm.checkpoint.pretrained import PretrainedBackbone
+from crossformer_mm.checkpoint.convert import convert, write_checkpoint
+from crossformer_mm.checkpoint.load import PretrainedBackbone
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from crossformer_mm.checkpoint.recognize import recognize
-from crossformer_mm.checkpoint.writer import write_checkpoint
 from tests.checkpoint import honest, kinds
 
 CASES = int(os.environ.get('CROSSFORMER_FUZZ', 100))
@@ -176,7 +175,7 @@ def backbone():
 
 
 def load(path, backbone):
-    """Load into a backbone, and tell whether it has its weights from the file."""
+    """Load into a backbone, and return whether its weights are from the file."""
     for parameter in backbone.parameters():
         parameter.data.fill_(UNTOUCHED)
     try:
@@ -190,7 +189,7 @@ def load(path, backbone):
 
 
 def convert_file(path, backbone):
-    """Convert, and tell whether there is a new file; if so, it is whole."""
+    """Convert, and return whether there is a new file; if so, it is whole."""
     new = path.with_name('new.pth')
     try:
         network = recognize(read_checkpoint(str(path)))

@@ -47,7 +47,7 @@ def assert_same(found, expected, where=''):
 
 
 def check_all(folder):
-    """Read each file as strangers' and as MMEngine's own."""
+    """Read each file by `read_checkpoint` and by MMEngine."""
     paths = sorted(folder.glob('*.pth'))
     assert len(paths) >= len(honest.CONTENTS)
     for path in paths:

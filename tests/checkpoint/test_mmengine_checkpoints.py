@@ -13,7 +13,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from crossformer_mm.checkpoint.mmengine_loader import trusted_by_the_user
+from crossformer_mm.checkpoint.load import trusted_by_the_user
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from tests.checkpoint import kinds
 from tests.checkpoint.test_reader import hostile_objects, save
@@ -47,7 +47,7 @@ def test_resume(tmp_path):
 
 
 def test_torch_load_itself_is_allowed_nothing(tmp_path):
-    """A file that is dangerous with NumPy's classes stays so for nobody."""
+    """Importing the package must not weaken the process's own ``torch.load``."""
     torch.save({'history': history()}, tmp_path / 'ours.pth')
     assert load(tmp_path / 'ours.pth')['history'].max() == 3
     ours = [
@@ -78,7 +78,7 @@ def test_beside_what_the_user_allows(tmp_path):
         with pytest.raises(CheckpointError, match='it asks for getattr'):
             load(tmp_path / 'bad.pth')
         assert load(tmp_path / 'own.pth') == {'a': own}
-        # What comes from strangers is read without it.
+        # `init_cfg` and the converter read without that list.
         with pytest.raises(CheckpointError, match='fractions.Fraction'):
             read_checkpoint(str(tmp_path / 'own.pth'))
 

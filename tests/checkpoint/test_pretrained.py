@@ -8,7 +8,7 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from safetensors.torch import save_file
 
-from crossformer_mm.checkpoint import CheckpointError, pretrained
+from crossformer_mm.checkpoint import CheckpointError, load
 from tests.checkpoint import kinds
 
 
@@ -19,10 +19,10 @@ def path(tmp_path):
 
 @pytest.fixture
 def log(monkeypatch):
-    """Collect what the training's log is told: level and message."""
+    """Collect what goes into the training's log: level and message."""
     lines = []
     monkeypatch.setattr(
-        pretrained, 'print_log', lambda text, _, level: lines.append((level, text))
+        load, 'print_log', lambda text, _, level: lines.append((level, text))
     )
     return lines
 
@@ -47,7 +47,7 @@ def assert_loaded(model, variant='tiny'):
 
 
 def assert_unchanged_by(model, error):
-    """Check that loading fails, and that it leaves all weights alone."""
+    """Check that loading fails, and that it changes no weight."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=error) as raised:
         model.init_weights()
@@ -131,7 +131,7 @@ def test_another_variant_stops(path):
     kinds.classifier(path, 'deep')
     message = assert_unchanged_by(backbone(path), 'looks like CrossFormer-deep')
     assert message.startswith(f'{path} does not fit the backbone, CrossFormer: ')
-    # All weights of the smaller network are there: it is the others that tell.
+    # All weights of the smaller network are there: the others show what it is.
     assert '52 unknown (layers.2.blocks.2.norm1.weight, ' in message
     assert_unchanged_by(backbone(path, 'T'), 'looks like CrossFormer-deep')
 

@@ -1,4 +1,4 @@
-"""Kind and variant, from names and shapes alone."""
+"""Kind and variant, from names and shapes."""
 
 import pytest
 import torch

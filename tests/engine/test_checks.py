@@ -1,4 +1,4 @@
-"""What is missing is named; what cannot be told is left to MMEngine."""
+"""Missing data are named; where a file client cannot say, MMEngine goes on."""
 
 import json
 import re

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -293,6 +293,23 @@ histories = st.lists(
 )
 
 
+def run(**changes):
+    """Return a training by epochs that runs to its end."""
+    usual = dict(resume=False, by_epoch=True, interval=-1, keep=-1, foreign=False)
+    usual |= dict(load_from=False, drops_load_from=False, named=0)
+    return Run(**usual | dict(killed_after=ITERATIONS + 1) | changes)
+
+
+KILLED = dict(killed_after=7)  # in the third epoch
+# The last training of a history resumes.
+FOREIGN_OBJECTS = [(run(foreign=True, **KILLED), [])]
+STARTED_AGAIN = [(run(), []), (run(killed_after=4), [])]
+BY_EPOCH_AND_BY_ITERATION = [(run(interval=2, **KILLED), ['note lost'])]
+LOAD_FROM_DROPPED = [(run(load_from=True, drops_load_from=True, killed_after=0), [])]
+LOAD_FROM_AND_NEWER = [(run(load_from=True, **KILLED), [])]
+DONE = [(run(), [])]
+
+
 @pytest.fixture(scope='module')
 def quick():
     """Spare what has no part in it, and let each training have a second of its own."""
@@ -305,6 +322,8 @@ def quick():
     logging.disable(logging.WARNING)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('mmengine.runner.runner.collect_env', dict)
+        # It would time two layers at each start, for longer than the training takes.
+        patch.setattr('crossformer_mm.engine.runner.is_faster_accelerated', bool)
         patch.setattr('mmengine.runner.runner.time', clock)
         patch.setattr(Config, 'pretty_text', 'model = dict()')
         yield
@@ -313,12 +332,18 @@ def quick():
 
 @pytest.mark.usefixtures('quick')
 @settings(
-    max_examples=100,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(histories)
+@example(FOREIGN_OBJECTS)
+@example(STARTED_AGAIN)
+@example(BY_EPOCH_AND_BY_ITERATION)
+@example(LOAD_FROM_DROPPED)
+@example(LOAD_FROM_AND_NEWER)
+@example(DONE)
 def test_what_is_resumed_is_what_the_oracle_says(history):
     with tempfile.TemporaryDirectory() as root:
         folder = Folder(Path(root))

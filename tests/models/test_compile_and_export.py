@@ -16,7 +16,7 @@ def tiny(lda_mode, stages=2):
     torch.manual_seed(0)
     arch = dict(
         embed_dims=32,
-        depths=(2,) * stages,
+        depths=(2, 1)[:stages],
         num_heads=(2, 4)[:stages],
         drop_path_rate=0.0,
         group_size=(4, 4)[:stages],

@@ -45,7 +45,7 @@ def measurements():
 
 
 def test_table_holds_medians_and_ratios_to_the_first(measurements):
-    from benchmark_report import table
+    from parts.benchmark_report import table
 
     console = rich.console.Console(width=200)
     with console.capture() as capture:
@@ -61,7 +61,7 @@ def test_table_holds_medians_and_ratios_to_the_first(measurements):
 
 
 def test_exponent_is_of_what_the_network_adds(measurements):
-    from benchmark_report import draw, exponent
+    from parts.benchmark_report import draw, exponent
 
     assert exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
     assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
@@ -73,14 +73,14 @@ def test_exponent_is_of_what_the_network_adds(measurements):
 
 @pytest.mark.parametrize('limit', [0, 1, 2, 3, 7, 8, 100])
 def test_largest_batch(limit):
-    from benchmark_gpu import largest
+    from parts.benchmark_gpu import largest
 
     assert largest(lambda batch: batch <= limit) == limit
 
 
 def test_gpu_part_without_a_gpu(monkeypatch, tmp_path, capsys):
     """All but the search for the largest batch, on the CPU at small sizes."""
-    import benchmark_gpu
+    from parts import benchmark_gpu
 
     monkeypatch.setattr(benchmark_gpu, 'SHAPES', [(64, 96)])
     monkeypatch.setattr(benchmark_gpu, 'BATCHES', [1, 2])
@@ -101,7 +101,8 @@ def test_gpu_part_needs_no_mmdet_nor_mmcv():
         'import sys\n'
         'for name in ("mmcv", "mmdet", "mmseg"):\n'
         '    sys.modules[name] = None  # an import of it raises ImportError\n'
-        'import benchmark, benchmark_gpu\n'
+        'import benchmark\n'
+        'from parts import benchmark_gpu\n'
     )
     env = os.environ | dict(PYTHONPATH=f'{TOOLS}{os.pathsep}{ROOT}')
     subprocess.run([sys.executable, '-c', code], check=True, env=env)

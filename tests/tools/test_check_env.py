@@ -113,15 +113,15 @@ def test_several_broken_parts(tmp_path):
     assert lines['torch'].startswith('ok')
 
 
-@pytest.mark.parametrize(('version', 'told'), [('2.9.1', True), ('2.12.0', False)])
-def test_a_torch_whose_reader_is_unsafe(version, told, tmp_path):
+@pytest.mark.parametrize(('version', 'warned'), [('2.9.1', True), ('2.12.0', False)])
+def test_a_torch_whose_reader_is_unsafe(version, warned, tmp_path):
     fake_distribution(tmp_path, 'torch', version)
     _, lines = examine(path=tmp_path)
     assert lines['torch'].startswith('warn')
-    assert ('CVE-2026-24747' in lines['torch']) == told
+    assert ('CVE-2026-24747' in lines['torch']) == warned
 
 
-def test_a_broken_numpy_is_told(doctor, tmp_path):
+def test_a_broken_numpy_is_reported(doctor, tmp_path):
     (tmp_path / 'numpy.py').write_text("raise ImportError('libopenblas is missing')\n")
     code, lines = examine(path=tmp_path)
     assert code == 1
@@ -137,8 +137,8 @@ def test_the_word_segmenter(doctor, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     check = doctor.check_mmseg_namesake()
     assert check.verdict == 'FAIL'
-    assert 'uninstall -y mmseg &&' in check.mend
-    assert ('onedl-' if ONEDL else ' ') + 'mmsegmentation==1.' in check.mend
+    assert 'uninstall -y mmseg &&' in check.fix
+    assert ('onedl-' if ONEDL else ' ') + 'mmsegmentation==1.' in check.fix
 
 
 def test_an_untried_version_is_no_failure(doctor, tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_an_untried_version_is_no_failure(doctor, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     check = doctor.check_package('numpy', 'numpy')
     assert (check.verdict, check.found) == ('warn', '9.9.9')
-    assert doctor.PINS.pin('numpy') in check.mend
+    assert doctor.PINS.pin('numpy') in check.fix
 
 
 def test_a_missing_dependency_is_named_rather_than_its_user(
@@ -158,7 +158,7 @@ def test_a_missing_dependency_is_named_rather_than_its_user(
     monkeypatch.syspath_prepend(tmp_path)
     check = doctor.check_package('mmsegmentation', 'needs_ftfy')
     assert check.verdict == 'FAIL'
-    assert check.mend.endswith(doctor.PINS.pin('ftfy'))
+    assert check.fix.endswith(doctor.PINS.pin('ftfy'))
 
 
 def test_a_driver_that_torch_cannot_use_is_a_warning(doctor, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_driver_that_torch_cannot_use_is_a_warning(doctor, monkeypatch):
     monkeypatch.setattr('torch.version.cuda', None)
     check = doctor.check_cuda()
     assert check.verdict == 'warn'
-    assert 'pip install' in check.mend and '+cpu' not in check.mend
+    assert 'pip install' in check.fix and '+cpu' not in check.fix
 
 
 def test_an_unregistered_plugin_fails(doctor, monkeypatch):
@@ -176,4 +176,4 @@ def test_an_unregistered_plugin_fails(doctor, monkeypatch):
     monkeypatch.setattr(MODELS, 'get', lambda name: None)
     check = doctor.check_plugin('mmdet', 'mmdet')
     assert (check.verdict, check.found) == ('FAIL', 'LookupError: not registered')
-    assert str(ROOT) in check.mend
+    assert str(ROOT) in check.fix

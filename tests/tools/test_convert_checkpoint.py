@@ -10,8 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from crossformer_mm.checkpoint.convert import RECORD
-from crossformer_mm.checkpoint.writer import sha256
+from crossformer_mm.checkpoint.convert import RECORD, sha256
 from tests import published
 from tests.checkpoint import kinds
 from tests.conftest import MIM, ROOT, called
@@ -160,7 +159,7 @@ def test_one_error_and_no_file(make, options, error, small_variants, convert, tm
         ('a.pth', 'is there already'),
         ('b.bin', 'must end in'),
         ('no/b.pth', 'there is no folder'),
-        ('b.safetensors', 'take .pth, or the backbone alone by --to backbone'),
+        ('b.safetensors', 'take .pth, or only the backbone by --to backbone'),
     ],
 )
 def test_targets_that_cannot_be(target, error, small_variants, convert, tmp_path):

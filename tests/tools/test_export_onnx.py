@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from pycocotools import mask as coco_mask
 
+from crossformer_mm import CrossFormer
 from tests.conftest import DETECTOR, ROOT, SEGMENTOR, TORCH_21
 
 pytestmark = pytest.mark.skipif(TORCH_21, reason='torch 2.1 does not export so')
@@ -98,10 +99,10 @@ def check_agreement(text):
         if labels := re.search(r'([\d.]+)% of the labels', line):
             assert float(labels[1]) >= 99.99, line
             continue
-        _, alone, more = map(
+        _, missing, extra = map(
             int, re.search(r'(\d+) boxes match, (\d+) .* and (\d+)', line).groups()
         )
-        assert alone == more == 0, line
+        assert missing == extra == 0, line
         apart = re.search(r'IoU ([\d.]+), scores ([\d.e+-]+) apart', line)
         assert float(apart[1]) > 0.99 and float(apart[2]) < 1e-3, line
         if masks := re.search(r'masks ([\d.]+)', line):
@@ -159,6 +160,7 @@ def test_segmentor(images, tmp_path):
     run = tool('run_onnx', images, '--model', out, '--out', folder)
     assert run.returncode == 0, run.stderr
     found = json.loads((folder / 'preds' / 'second.json').read_text())
+    assert found['label_map'] == 'preds/second.png'
     assert cv2.imread(str(folder / found['label_map']), -1).shape == (121, 64)
     assert sum(found['share'].values()) == pytest.approx(1, abs=1e-4)
 
@@ -174,10 +176,56 @@ def test_agrees_at_50_sizes(name, tmp_path):
     assert check_agreement(run.stdout) == 50, run.stderr
 
 
-def test_another_head_is_refused(monkeypatch):
+@pytest.fixture
+def parts_on_path(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
+
+
+@pytest.mark.parametrize('lda_mode', ['interval', 'group'])
+@pytest.mark.parametrize('size', [(224, 224), (97, 131), (64, 70), (40, 333)])
+def test_exported_attention_is_the_same_at_any_size(lda_mode, size, parts_on_path):
+    from parts.onnx_networks import at_any_size
+
+    arch = dict(embed_dims=32, depths=(2, 2, 2), num_heads=(1, 2, 4))
+    groups = dict(group_size=(7, 7, 7), crs_interval=(8, 4, 2))
+    torch.manual_seed(0)
+    model = CrossFormer(arch, lda_mode=lda_mode, out_indices=(0, 1, 2), **groups).eval()
+    images = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        expected = model(images)
+        with at_any_size():
+            found = model(images)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize('parts', [1, 2, 3, (6, 4)])
+def test_exported_pooling_is_the_same(parts, parts_on_path):
+    from parts.onnx_networks import at_any_size
+
+    x = torch.rand(2, 3, 7, 5)
+    expected = torch.nn.AdaptiveAvgPool2d(parts)(x)
+    with at_any_size():
+        torch.testing.assert_close(torch.nn.AdaptiveAvgPool2d(parts)(x), expected)
+
+
+def test_masks_are_pasted_as_by_mmdet(parts_on_path):
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    from run_onnx import paste_mask
+
+    masks = torch.rand(20, 28, 28)
+    corners = torch.rand(20, 2) * 40 - 5
+    boxes = torch.cat([corners, corners + 3 + torch.rand(20, 2) * 30], 1)
+    pasted, _ = _do_paste_mask(masks[:, None], boxes, 50, 61, skip_empty=False)
+    for mask, box, expected in zip(masks.numpy(), boxes.numpy(), pasted.numpy()):
+        differs = paste_mask(mask, box, 50, 61) != (expected >= 0.5)
+        assert abs(expected[differs] - 0.5).max(initial=0) < 1e-4  # rounding
+
+
+def test_another_head_is_refused(parts_on_path):
     from mmengine.hub import get_config
-    from onnx_networks import NotCovered, whole_network
+
+    from parts.onnx_networks import NotCovered, whole_network
 
     init_default_scope('mmdet')
     model = MODELS.build(get_config('mmdet::gfl/gfl_r50_fpn_1x_coco.py').model)

@@ -138,14 +138,15 @@ def test_published_figure():
 def test_mmengine_counts_the_same(count):
     """So do mmdet's and mmseg's own tools, which record a trace."""
     from mmengine.analysis import get_model_complexity_info
-    from model_cost import flop_counter
+
+    from parts.model_cost import flop_counter
 
     model = CrossFormer('T').eval()
     side = 224
-    told = get_model_complexity_info(
+    counted = get_model_complexity_info(
         model, (3, side, side), show_table=False, show_arch=False
     )
     with torch.no_grad(), flop_counter() as counter:
         model(torch.rand(1, 3, side, side))
     # MMEngine counts norms as well.
-    assert told['flops'] == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
+    assert counted['flops'] == pytest.approx(counter.get_total_flops() / 2, rel=0.02)

@@ -31,12 +31,12 @@ HEADS = ('model.roi_head.bbox_head', 'model.roi_head.mask_head')
             + ['model.data_preprocessor.size=None'],
         ),
     ],
-    ids=['one class', 'boxes alone', 'two labels', 'size_divisor'],
+    ids=['one class', 'boxes only', 'two labels', 'size_divisor'],
 )
 def test_any_number_of_classes(config, options, get_memory, monkeypatch, capsys):
     arguments = [str(config), '--shape', '64', '96', '--batch', '2']
     arguments += ['--cfg-options', *options]
     monkeypatch.setattr(sys, 'argv', ['get_memory.py', *arguments])
     get_memory.main()
-    told = capsys.readouterr().out.splitlines()[-1]
-    assert re.fullmatch(rf'{config.stem}, 2 x 64 x 96, \w+: [\d.]+ GiB, .* s', told)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(rf'{config.stem}, 2 x 64 x 96, \w+: [\d.]+ GiB, .* s', line)

@@ -51,14 +51,14 @@ def test_labels_are_those_of_ade20k(mini: Path, split: str, monkeypatch) -> None
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert labels.shape == (96, 96) and labels.dtype == np.uint8
         assert set(np.unique(labels)) <= known
-        # Outlines alone are unlabelled.
+        # Only outlines are unlabelled.
         assert 0 < (labels == UNLABELLED).mean() < 0.1
 
 
 def test_labels_lie_where_the_objects_are(mini: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(TOOLS)
     from make_mini_ade20k import LABELS, tinted
-    from mini_scenes import SUPERSAMPLE, make_scene
+    from parts.mini_scenes import SUPERSAMPLE, make_scene
 
     scene = make_scene([0, 0, 0], 96)
     path = mini / 'annotations' / 'training' / 'ADE_train_00000001.png'

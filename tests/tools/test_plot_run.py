@@ -140,8 +140,8 @@ def test_pictures_and_precision(run_tool, work_dir: Path, config: Path) -> None:
     assert colours(work_dir / 'predictions.png') > 5000
     assert not list(work_dir.glob('*.part'))
     parts = ('AP', 'AP50', 'AP75', 'AP small', 'AP medium')  # no large objects
-    told = ', '.join(f'{part} 0.600' for part in parts)
-    assert f'box       {told}\nmask      {told}\n' in printed
+    text = ', '.join(f'{part} 0.600' for part in parts)
+    assert f'box       {text}\nmask      {text}\n' in printed
     for path in (
         work_dir / 'curves.png',
         work_dir / 'predictions.png',
@@ -257,11 +257,11 @@ def test_all_that_a_test_leaves_is_asked_for_at_once(
 def test_help_names_the_test_that_it_needs(run_tool, capsys) -> None:
     with pytest.raises(SystemExit, match='0'):
         run_tool('--help')
-    told = capsys.readouterr().out
-    assert 'mim test mmdet CONFIG' in told and '--out WORK_DIR/predictions.pkl' in told
+    text = capsys.readouterr().out
+    assert 'mim test mmdet CONFIG' in text and '--out WORK_DIR/predictions.pkl' in text
 
 
-def test_weak_predictions_are_told_of(run_tool, work_dir: Path, config: Path) -> None:
+def test_weak_predictions_are_text_of(run_tool, work_dir: Path, config: Path) -> None:
     printed = run_tool(work_dir, config, '--score', '0.99')
     assert 'no object: the best score is 0.95, below 0.99' in printed
     drawn = colours(work_dir / 'predictions.png')
@@ -274,12 +274,12 @@ def test_an_image_without_any_prediction(plot_run, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / 'a.png'), image)
     example = plot_run.Example(str(tmp_path / 'a.png'), [], [], 0.13)
     figure = plot_run.plot_predictions([example], ('kite',), 0.3)
-    told = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert told == ['nothing ≥ 0.3, best 0.13']
+    text = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert text == ['nothing ≥ 0.3, best 0.13']
 
 
 def test_many_classes_have_many_colours(plot_run) -> None:
-    from run_plots import HUES, palette
+    from parts.run_plots import HUES, palette
 
     assert palette(7) == [hue.lower() for hue in HUES]
     for count in (0, 1, 8, 40, 150):
@@ -288,7 +288,7 @@ def test_many_classes_have_many_colours(plot_run) -> None:
 
 @pytest.mark.parametrize('sizes', [[(48, 64)] * 4, [(64, 48)] * 3, [(9, 90)] * 8])
 def test_images_leave_no_large_gaps(sizes, plot_run) -> None:
-    from run_plots import image_grid
+    from parts.run_plots import image_grid
 
     figure, grid = image_grid(sizes, ('ground truth', 'prediction'), ['kite'])
     for axes, size in zip(grid[:, 0], sizes):

@@ -51,7 +51,7 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize('size', [(90, 120), (131, 57), (64, 64), (50, 225)])
 def test_titles_of_features_are_in_line(size, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
-    from attention_plots import plot_features
+    from parts.attention_plots import plot_features
 
     # Maps whose sides are rounded up have other proportions than the image.
     shapes = [tuple(-(-side // 2**i) for side in size) for i in (2, 3, 4, 5)]
@@ -157,9 +157,9 @@ def test_the_page_shows_the_weights_of_the_network(made, page):
         row, col = map(
             int, re.search(r'most to row (\d+), column (\d+)', said).groups()
         )
-        told = (row - 1) * record.shape[1] + col - 1
-        weight = weights[head - 1][numbers == told]
-        # A byte cannot tell weights apart that are equal to a two hundredth.
+        shown = (row - 1) * record.shape[1] + col - 1
+        weight = weights[head - 1][numbers == shown]
+        # In a byte, weights within 1/200 of each other are the same.
         assert weight >= weights[head - 1].max() * (1 - 1 / 200)
 
 

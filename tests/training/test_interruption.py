@@ -21,7 +21,13 @@ OPTIONS = (
     f'train_cfg.max_epochs={EPOCHS}',
     *('val_dataloader=None', 'val_evaluator=None', 'val_cfg=None'),
     'train_dataloader.dataset.pipeline.2.scale=(96, 96)',
-    'model.backbone.drop_path_rate=0.1',
+    # A small network, which is read and written sooner.
+    *('model.backbone.type=CrossFormer', 'model.backbone.drop_path_rate=0.1'),
+    *('model.backbone.arch.embed_dims=32', 'model.backbone.arch.depths=[1,1,2,1]'),
+    *(
+        'model.backbone.arch.num_heads=[1,2,4,8]',
+        'model.neck.in_channels=[32,64,128,256]',
+    ),
     *('randomness.seed=0', 'randomness.deterministic=True'),
 )
 

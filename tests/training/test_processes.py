@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import RUNNERS, DefaultScope
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
 from tests.conftest import DETECTOR, ROOT, SEGMENTOR
@@ -36,14 +37,23 @@ val_dataloader = val_evaluator = val_cfg = None
 
 @pytest.fixture
 def weights_after(mim):
-    """Train as a config says; return the weights of its last checkpoint."""
+    """Train as a config says; return the weights of its last checkpoint.
+
+    By mim in two processes, in this one for comparison.
+    """
 
     def train(package, config, *launcher, **roots):
         work_dir = config.with_suffix('')
-        result = mim(
-            *('train', package, config, '--work-dir', work_dir), *launcher, **roots
-        )
-        assert result.returncode == 0, result.stdout
+        if launcher:
+            result = mim(
+                *('train', package, config, '--work-dir', work_dir), *launcher, **roots
+            )
+            assert result.returncode == 0, result.stdout
+        else:
+            cfg = Config.fromfile(config)
+            cfg.work_dir = cfg.experiment_name = cfg.visualizer.name = str(work_dir)
+            with DefaultScope.overwrite_default_scope(cfg.default_scope):
+                RUNNERS.build(cfg).train()
         (checkpoint,) = work_dir.glob('*_1.pth')
         return read_checkpoint(str(checkpoint))['state_dict']
 
@@ -55,8 +65,10 @@ TWO = ('--launcher', 'pytorch', '--gpus', '2')
 
 @pytest.mark.slow
 def test_two_processes_step_as_one_with_twice_the_batch(
-    weights_after, mini_ade20k, tmp_path
+    weights_after, mini_ade20k, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv('ADE20K_ROOT', str(mini_ade20k))
+
     def step(name, batch, *launcher):
         config = tmp_path / f'{name}.py'
         config.write_text(ONE_STEP.format(base=SEGMENTOR, batch=batch))

@@ -1,7 +1,11 @@
-"""--resume as a command; tests/engine/test_resume.py tries all that may happen."""
+"""Checkpoints given to whole commands; tests/engine/test_resume.py tries what happens.
+
+``python -m tests.checkpoint.attack`` tries all kinds of hostile files on that reader.
+"""
 
 import torch
 
+from tests.checkpoint.test_reader import hostile_objects, save
 from tests.conftest import DETECTOR
 
 
@@ -18,3 +22,13 @@ def test_a_cut_off_file_asked_for_is_refused(mim, mini_coco, tmp_path):
     assert result.returncode != 0
     assert f'Cannot resume {asked_for}: it is cut off or damaged' in result.stdout
     assert '--resume without a name goes on from the newest' in result.stdout
+
+
+def test_a_hostile_file_is_not_tested(mim, mini_coco, tmp_path):
+    path, mark = tmp_path / 'file.pth', tmp_path / 'mark'
+    hostile = hostile_objects(mark)['posix.system']
+    save({'state_dict': {}, 'message_hub': {'a': [hostile]}}, path)
+    result = mim('test', 'mmdet', DETECTOR, '--checkpoint', path, coco_root=mini_coco)
+    assert result.returncode != 0
+    assert f'{path} is refused: it asks for posix.system' in result.stdout
+    assert not mark.exists()

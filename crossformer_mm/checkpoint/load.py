@@ -1,0 +1,343 @@
+"""Weights into networks: all of them, or an error that says what differs."""
+
+import logging
+import os.path as osp
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_rank
+from mmengine.fileio import exists
+from mmengine.logging import print_log
+from mmengine.model import (
+    BaseModule,
+    BaseTTAModel,
+    PretrainedInit,
+    is_model_wrapper,
+    update_init_info,
+)
+from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.runner import CheckpointLoader, load_state_dict
+from torch import Tensor, nn
+
+from .reader import CheckpointError, MapLocation, download, naming, read_checkpoint
+from .recognize import (
+    Shapes,
+    Weights,
+    first_few,
+    first_stages,
+    full_name,
+    reason_to_drop,
+    recognize,
+    shapes_of,
+    where_published,
+)
+
+HELP = (
+    'Save it there as it is, or name another file with "--cfg-options '
+    'model.backbone.init_cfg.checkpoint=PATH". To train from scratch, add '
+    '"--cfg-options model.backbone.init_cfg=None".'
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs between the weights given and those a network needs; maybe nothing.
+
+    Attributes:
+        missing (list[str]): Needed, but not given.
+        unknown (list[str]): Given, but not needed.
+        mismatched (list[str]): Of another shape; each with both shapes.
+    """
+
+    missing: list[str]
+    unknown: list[str]
+    mismatched: list[str]
+
+    def __bool__(self) -> bool:
+        """Return whether anything differs."""
+        return bool(self.missing or self.unknown or self.mismatched)
+
+    def __str__(self) -> str:
+        """List what differs in one line, with the first few names."""
+        return '; '.join(
+            f'{len(names)} {kind} ({first_few(names)})'
+            for kind, names in vars(self).items()
+            if names
+        )
+
+
+def compare(given: Shapes, needed: Shapes) -> Difference:
+    """Compare the shapes of weights with those that a network needs."""
+    return Difference(
+        missing=[name for name in needed if name not in given],
+        unknown=[name for name in given if name not in needed],
+        mismatched=[
+            f'{name} {list(given[name])}, not {list(shape)}'
+            for name, shape in needed.items()
+            if given.get(name, shape) != shape
+        ],
+    )
+
+
+def as_float32(weights: Weights) -> Weights:
+    """Return weights as finite float32 numbers.
+
+    Args:
+        weights (dict[str, Tensor]): Of any floating point type. Batch norms count
+            their batches in integers, which stay.
+
+    Raises:
+        CheckpointError: If others are no floating point numbers, or not finite; the
+            message names the first few.
+    """
+    floats = {
+        name: tensor
+        for name, tensor in weights.items()
+        if not name.endswith('num_batches_tracked')
+    }
+    if others := [
+        f'{name} {dtype_name(tensor)}'
+        for name, tensor in floats.items()
+        if not tensor.is_floating_point()
+    ]:
+        raise CheckpointError(
+            f'has {len(others)} weights that are no floating point numbers '
+            f'({first_few(others)}): use the file they were made from.'
+        )
+    floats = {name: tensor.float() for name, tensor in floats.items()}
+    if broken := [
+        name for name, tensor in floats.items() if not torch.isfinite(tensor).all()
+    ]:
+        raise CheckpointError(
+            f'has {len(broken)} weights with NaN or Inf ({first_few(broken)}): the '
+            'training that wrote it had failed. Use an earlier one of its checkpoints.'
+        )
+    return weights | floats
+
+
+def precision(weights: Weights) -> str:
+    """Count the weights that are not float32: ', 340 of them float16', or nothing."""
+    names = [dtype_name(t) for t in weights.values() if t.is_floating_point()]
+    return ''.join(
+        f', {names.count(name)} of them {name}'
+        for name in sorted(set(names) - {'float32'})
+    )
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return 'float16' and the like."""
+    return str(tensor.dtype).removeprefix('torch.')
+
+
+# A backbone's weights, by init_cfg
+
+
+@WEIGHT_INITIALIZERS.register_module(force=True)
+class PretrainedBackbone(PretrainedInit):
+    """Loads a backbone's weights from any published kind of file, unconverted.
+
+    Takes the place of MMEngine's ``Pretrained``, which goes on with a warning, or
+    with none, where a file gives it few weights or nothing.
+
+    Args:
+        checkpoint (str): A path, a URL, or what else MMEngine's file clients know.
+        prefix (str, optional): What the names of the weights start with, in a file
+            with several backbones. Defaults to None.
+        strict (bool): Whether the file must hold each parameter of the backbone, in
+            its shape, and no other. Otherwise what fits is loaded, and a warning
+            says how much that was. Defaults to True.
+        **kwargs: Further arguments of MMEngine's ``PretrainedInit``, without effect.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        strict: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(checkpoint, prefix, **kwargs)
+        self.strict = strict
+
+    def __call__(self, module: BaseModule) -> None:
+        """Load the weights into a :class:`CrossFormer`.
+
+        Raises:
+            CheckpointError: If the file cannot be used; the backbone is unchanged.
+        """
+        path = osp.expanduser(self.checkpoint)
+        if '://' not in path and not exists(path):
+            raise CheckpointError(
+                f'Pretrained weights not found: {path} (init_cfg.checkpoint)\n'
+                f'{where_published(module.arch)} {HELP}'
+            )
+        with naming(path):
+            network = recognize(read_checkpoint(path), self.prefix or '')
+            given, built = network.backbone, len(module.layers)
+            if built < len(module.num_features):  # stages after the last output
+                given = first_stages(given, built)
+            needed = shapes_of(module.state_dict())
+            difference = compare(shapes_of(given), needed)
+            variant = full_name(network.variant)
+            weights = {
+                name: tensor
+                for name, tensor in given.items()
+                if needed.get(name) == tuple(tensor.shape)
+            }
+            if not weights or (self.strict and difference):
+                raise CheckpointError(
+                    f'does not fit the backbone, {type(module).__name__}: it looks '
+                    f'like {variant}; {difference}. Choose the file of this backbone '
+                    'or the backbone of this file; strict=False in init_cfg loads '
+                    'what fits and leaves the rest as it is.'
+                )
+            in_file, weights = precision(weights), as_float32(weights)
+        module.load_state_dict(weights, strict=self.strict)
+        loaded, level = f'{len(weights)} tensors, the whole backbone', logging.INFO
+        if difference:
+            loaded = f'{len(weights)} of {len(needed)} tensors of the backbone'
+            loaded, level = f'{loaded}; {difference}', logging.WARNING
+        print_log(f'Loaded {path}, {variant}: {loaded}{in_file}', 'current', level)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, self._get_init_info())
+
+
+# A whole network's weights, by MMEngine
+
+
+def check_loaded(
+    model: nn.Module,
+    checkpoint: dict[str, Any],
+    source: str,
+    strict: bool = True,
+    fine_tuning: bool = False,
+) -> None:
+    """Check that a checkpoint that MMEngine has loaded is the model's, and whole.
+
+    MMEngine loads what fits, and only logs what does not.
+
+    Args:
+        model (nn.Module): The network.
+        checkpoint (dict): What has been loaded into it.
+        source (str): Where from.
+        strict (bool): Whether the checkpoint must hold each weight of the model, in its
+            shape, and no other. Defaults to True.
+        fine_tuning (bool): Whether weights may have other shapes, as those of another
+            number of classes: they are left as they were. Defaults to False.
+
+    Raises:
+        CheckpointError: If it must, and does not.
+    """
+    network: Any = model
+    while is_model_wrapper(network) or isinstance(network, BaseTTAModel):
+        network = network.module
+    difference, name = compare_loaded(network, checkpoint), type(network).__name__
+    if not difference:
+        print_log(f'Loaded {source}: the whole {name}', 'current')
+        return
+    if strict and (difference.missing or difference.unknown or not fine_tuning):
+        raise CheckpointError(
+            f'{source} does not fit the {name}: {difference}. Choose the checkpoint of '
+            'this config or the config of this checkpoint; strict=False in the config '
+            'loads what fits and leaves the rest as it is.'
+        )
+    mismatched = [text.partition(' ')[0] for text in difference.mismatched]
+    left = [*difference.missing, *mismatched]
+    layers = dict.fromkeys(weight.rpartition('.')[0] for weight in left)
+    print_log(
+        f'Loaded what fits the {name} of {source}: {difference}. Left as they were: '
+        + ', '.join(layers),
+        'current',
+        logging.WARNING,
+    )
+
+
+def compare_loaded(model: nn.Module, checkpoint: dict[str, Any]) -> Difference:
+    """Compare a checkpoint with the model that it has been loaded into.
+
+    It is loaded again, by the same function of MMEngine, because modules may rename
+    weights of their older versions while they load.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    state = OrderedDict(
+        (re.sub(r'^module\.', '', name), item) for name, item in state.items()
+    )
+    found: dict[str, list[str]] = {}
+    handle = model.register_load_state_dict_post_hook(
+        lambda _, keys: found.update(missing=[*keys[0]], unknown=[*keys[1]])
+    )
+    load_state_dict(model, state, logger='silent')
+    handle.remove()
+    tensors = {n: item for n, item in state.items() if isinstance(item, Tensor)}
+    shapes = compare(shapes_of(tensors), shapes_of(model.state_dict()))
+    return Difference(
+        missing=[n for n in found['missing'] if not n.endswith('num_batches_tracked')],
+        unknown=[n for n in found['unknown'] if not reason_to_drop(n)],
+        mismatched=shapes.mismatched,
+    )
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let MMEngine load checkpoints with this reader.
+
+    By default it uses ``torch.load``. From torch 2.6 on, that refuses MMEngine's own
+    checkpoints, because they hold the log of the training; older versions execute code
+    in a file. To let ``torch.load`` accept the log's classes would weaken it for every
+    file that the process reads, so it stays as it is.
+    """
+    for prefixes, loader in (
+        (('',), load_from_file),
+        (('http://', 'https://'), load_from_http),
+        ((r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), load_from_file),
+    ):
+        CheckpointLoader.register_scheme(prefixes, loader, force=True)
+
+
+def trusted_by_the_user() -> dict[str, Any]:
+    """Return what the user lets ``torch.load`` read, by full name."""
+    get_safe_globals = getattr(torch.serialization, 'get_safe_globals', list)
+    trusted = {}
+    for item in get_safe_globals():
+        item, path = item if isinstance(item, tuple) else (item, None)
+        trusted[path or f'{item.__module__}.{item.__qualname__}'] = item
+    return trusted
+
+
+def load_from_file(filename: str, map_location: MapLocation = None) -> Any:
+    """Load a checkpoint in the place of MMEngine's loaders of files.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    with naming(filename):
+        return read_checkpoint(filename, map_location, trusted_by_the_user())
+
+
+def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
+    """Load a URL in the place of MMEngine's loader: downloaded once, and kept.
+
+    Raises:
+        CheckpointError: If it cannot be downloaded or read.
+    """
+    folder = Path(torch.hub.get_dir(), 'checkpoints')
+    path = folder / (Path(urlparse(filename).path).name or 'checkpoint')
+    if get_rank() > 0:
+        barrier()  # the first process downloads
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with naming(filename):
+            download(filename, path)
+    if get_rank() == 0:
+        barrier()
+    try:
+        return read_checkpoint(str(path), map_location, trusted_by_the_user())
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{filename} was kept in {path}, which {error} To download it again: '
+            f'rm {path}'
+        ) from error.__cause__

@@ -1,0 +1,347 @@
+"""The names that a checkpoint may use, and what stands in for each.
+
+A pickle looks up classes and functions by their full names. Each name that an honest
+checkpoint needs has a function here in its place, which checks its arguments and
+returns nothing but tensors, arrays, logs and plain data. Every other name is refused.
+"""
+
+import datetime
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import PurePosixPath, PureWindowsPath
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+# What a message shows of a name in a file.
+LONGEST = 80
+HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
+HISTORY_ARRAYS = ('_log_history', '_count_history')
+STATISTICS = ('min', 'max', 'current', 'mean')
+# Numbers, truth values, text and bytes; no objects, and no fields.
+NUMPY_CODES = re.compile(r'b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[US][1-9]\d{0,5}')
+
+
+@dataclass(frozen=True)
+class Name:
+    """A class or function that a file names.
+
+    Attributes:
+        path (str): Its full name.
+        call (Callable, optional): What is called in its place; None where the file may
+            only name it.
+    """
+
+    path: str
+    call: Callable | None
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The memory of tensors: ``numel`` numbers of a ``dtype``."""
+
+    memory: torch.UntypedStorage
+    dtype: torch.dtype
+    numel: int
+
+
+def shown(name: Any) -> str:
+    """Return a name from a file in ASCII, cut after 80 characters."""
+    text = ascii(str(name)[: LONGEST + 1])[1:-1]
+    return text if len(text) <= LONGEST else f'{text[: LONGEST - 3]}...'
+
+
+def demand(condition: Any, problem: str) -> None:
+    """Refuse the file unless a condition holds.
+
+    Raises:
+        UnpicklingError: If it does not; the message is the problem.
+    """
+    if not condition:
+        raise UnpicklingError(problem)
+
+
+# Tensors
+
+
+def rebuild_tensor(
+    storage: Storage,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool = False,
+    hooks: Any = None,
+    metadata: Any = None,
+) -> Tensor:
+    """Make a tensor that stays inside its storage."""
+    demand(type(storage) is Storage, 'a tensor has no storage')
+    size, stride = tuple(size), tuple(stride)
+    demand(
+        len(size) == len(stride) <= 64
+        and all(type(n) is int and 0 <= n < 2**40 for n in (offset, *size, *stride)),
+        'a tensor has sizes and strides that are no numbers, or none that can be',
+    )
+    end = offset
+    if 0 not in size:
+        end += 1 + sum((n - 1) * step for n, step in zip(size, stride))
+    inside = end <= storage.numel and prod(n or 1 for n in size) < 2**62
+    demand(inside, 'a tensor leaves its storage')
+    demand(not metadata, 'a tensor is a conjugate or negative view')
+    tensor = torch.empty(0, dtype=storage.dtype, device=storage.memory.device)
+    tensor.set_(storage.memory, offset, size, stride)
+    return tensor.requires_grad_(requires_grad is True and tensor.is_floating_point())
+
+
+def rebuild_tensor_v3(storage: Storage, *args: Any) -> Tensor:
+    """Make a tensor of a dtype that has no storage class, such as float8."""
+    *layout, dtype = args[:6]
+    demand(
+        type(storage) is Storage
+        and str(dtype).startswith(('torch.float8', 'torch.uint')),
+        'a tensor has a dtype that does not belong to its storage',
+    )
+    numel = storage.memory.nbytes() // dtype.itemsize
+    return rebuild_tensor(Storage(storage.memory, dtype, numel), *layout, *args[6:])
+
+
+def rebuild_parameter(
+    data: Tensor, requires_grad: bool, hooks: Any, state: Any = None
+) -> Tensor:
+    """Make a parameter, without the attributes in the file."""
+    demand(isinstance(data, Tensor), 'a parameter has no tensor')
+    return torch.nn.Parameter(data.detach(), requires_grad is True)
+
+
+def rebuild_from_type(
+    function: Name, kind: Any, args: tuple[Any, ...], state: Any
+) -> Tensor:
+    """Make a tensor that had attributes, without them."""
+    call = function.call if type(function) is Name else None
+    if call not in (rebuild_tensor, rebuild_tensor_v3, rebuild_parameter):
+        raise UnpicklingError('a tensor is made by a function that makes none')
+    return call(*args)
+
+
+# NumPy
+
+
+def make_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
+    """Make a dtype of numbers or text; `set_dtype` gives it the file's byte order."""
+    demand(
+        type(code) is str and NUMPY_CODES.fullmatch(code),
+        f'it holds an array of the type {shown(code)}',
+    )
+    return np.dtype(code, copy=True)
+
+
+def set_dtype(dtype: Any, state: tuple[Any, ...]) -> None:
+    """Set the byte order of a dtype; the rest of its state must be NumPy's own."""
+    _, _, own = dtype.__reduce__()
+    demand(
+        type(state) is tuple
+        and [type(item) for item in state] == [type(item) for item in own]
+        and state[1] in tuple('<>|=')
+        and (state[0], state[2:]) == (own[0], own[2:]),
+        'it holds a NumPy dtype with a state that NumPy never saves',
+    )
+    dtype.__setstate__(state)
+
+
+def make_array(kind: Name, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+    """Make an empty array; `set_array` fills it."""
+    demand(kind is KNOWN['numpy.ndarray'], 'it has an array of another class')
+    return np.empty(0, 'b')
+
+
+def set_array(array: Any, state: tuple[Any, ...]) -> None:
+    """Fill an array with exactly the bytes that its shape and dtype need."""
+    demand(type(state) is tuple and len(state) == 5, 'an array has no state')
+    _, shape, dtype, fortran, raw = state
+    demand(
+        type(shape) is tuple
+        and len(shape) <= 32
+        and all(type(n) is int and 0 <= n < 2**40 for n in shape)
+        and has_bytes_of(dtype, raw, prod(shape))
+        and prod(n or 1 for n in shape) * dtype.itemsize < 2**62,
+        'an array has other bytes than its shape and dtype need',
+    )
+    # A copy of the dtype, whose byte order the file can change no more.
+    array.__setstate__((1, shape, np.dtype(dtype.str), fortran is True, raw))
+
+
+def make_scalar(dtype: np.dtype, raw: bytes) -> np.generic:
+    """Make a NumPy number from its bytes."""
+    whole = has_bytes_of(dtype, raw, 1) and raw
+    demand(whole, 'a NumPy number has other bytes than its dtype needs')
+    return np.frombuffer(raw, dtype)[0]
+
+
+def has_bytes_of(dtype: Any, raw: Any, count: int) -> bool:
+    """Return whether these are the bytes of so many items; text holds only letters."""
+    if not isinstance(dtype, np.dtype) or type(raw) is not bytes:
+        return False
+    if dtype.kind == 'U' and len(raw) % 4 == 0:
+        # NumPy does not check them, and Python ends without a word.
+        letters = np.frombuffer(raw, f'{dtype.str[0]}u4')
+        if (letters > 0x10FFFF).any():
+            return False
+    return len(raw) == count * dtype.itemsize
+
+
+# The log of MMEngine
+
+
+def get_statistic(owner: Name, name: str) -> Callable:
+    """Stand in for ``getattr``, by which a HistoryBuffer pickles its statistics."""
+    path = owner.path if type(owner) is Name else type(owner).__name__
+    demand(
+        path == HISTORY and type(name) is str and name in STATISTICS,
+        f'it asks for getattr({shown(path)}, {shown(name)})',
+    )
+    return getattr(HistoryBuffer, name)
+
+
+def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
+    """Fill a log; its statistics, which all logs share, stay as they are."""
+    demand(type(state) is dict, 'a HistoryBuffer has no state')
+    state = dict(state)
+    statistics = state.pop('statistics_methods', {})
+    known = HistoryBuffer._statistics_methods  # with those that the user registered
+    arrays: list[Any] = [state.get(name) for name in HISTORY_ARRAYS]
+    demand(
+        set(state) == {'max_length', *HISTORY_ARRAYS}
+        and type(state['max_length']) is int
+        and all(type(a) is np.ndarray and a.dtype.kind in 'biuf' for a in arrays)
+        and arrays[0].ndim == 1
+        and arrays[0].shape == arrays[1].shape
+        and type(statistics) is dict
+        and all(item is known.get(name) for name, item in statistics.items()),
+        'it has a HistoryBuffer as MMEngine saves none',
+    )
+    vars(history).update(state)
+
+
+# Plain data
+
+
+def encode(text: str, coding: str) -> bytes:
+    """Make bytes of text, as which older pickles save them."""
+    honest = type(text) is str and coding == 'latin1'
+    demand(honest, f'it encodes text in {shown(coding)}')
+    return text.encode('latin1')
+
+
+def taking(call: Callable, *kinds: type) -> Callable:
+    """Let a function be called with arguments of these types only."""
+
+    def checked(*args: Any) -> Any:
+        demand(all(type(a) in kinds for a in args), f'it calls {call} with odd values')
+        return call(*args)
+
+    return checked
+
+
+def make_set(items: list[Any]) -> set:
+    """Make a set of a list."""
+    demand(type(items) is list and all(map(is_key, items)), 'it has an odd set')
+    return set(items)
+
+
+def set_metadata(weights: Any, state: dict[str, Any]) -> None:
+    """Keep the versions of the modules that have these weights; no other attribute."""
+    demand(type(state) is dict, 'an OrderedDict has odd attributes')
+    versions = state.get('_metadata')
+    if isinstance(versions, dict) and all(
+        type(module) is str and isinstance(version, dict)
+        for module, version in versions.items()
+    ):
+        weights._metadata = versions
+
+
+def is_key(value: Any, in_tuple: bool = False) -> bool:
+    """Return whether a value may be a key: whether its hash takes little time."""
+    if type(value) is int:
+        return abs(value) < 2**61  # many larger numbers can be found with one hash
+    if type(value) is tuple:
+        items = not in_tuple and len(value) <= 16
+        return items and all(is_key(item, in_tuple=True) for item in value)
+    return isinstance(value, str | bytes | float | bool | None | np.generic)
+
+
+CALLS: dict[str, Callable | None] = {
+    'torch._utils._rebuild_tensor': rebuild_tensor,
+    'torch._utils._rebuild_tensor_v2': rebuild_tensor,
+    'torch._utils._rebuild_tensor_v3': rebuild_tensor_v3,
+    'torch._utils._rebuild_parameter': rebuild_parameter,
+    'torch._utils._rebuild_parameter_with_state': rebuild_parameter,
+    'torch._tensor._rebuild_from_type_v2': rebuild_from_type,
+    'torch.Tensor': None,
+    'torch.nn.parameter.Parameter': None,
+    'torch.Size': torch.Size,
+    'torch.device': taking(torch.device, str, int),
+    'numpy.dtype': make_dtype,
+    'numpy.ndarray': None,
+    # NumPy 2 moved these two.
+    'numpy.core.multiarray._reconstruct': make_array,
+    'numpy._core.multiarray._reconstruct': make_array,
+    'numpy.core.multiarray.scalar': make_scalar,
+    'numpy._core.multiarray.scalar': make_scalar,
+    HISTORY: taking(HistoryBuffer),
+    'builtins.getattr': get_statistic,
+    # What hooks add, to say when and where.
+    'datetime.datetime': datetime.datetime,
+    'datetime.date': datetime.date,
+    'datetime.timedelta': datetime.timedelta,
+    'datetime.timezone': datetime.timezone,
+    'pathlib.PosixPath': taking(PurePosixPath, str),
+    'pathlib.PurePosixPath': taking(PurePosixPath, str),
+    'pathlib._local.PosixPath': taking(PurePosixPath, str),  # Python 3.13
+    'pathlib.WindowsPath': taking(PureWindowsPath, str),
+    'builtins.bytes': taking(bytes),
+    'builtins.bytearray': taking(bytearray, bytes),
+    'builtins.complex': taking(complex, float),
+    'builtins.set': make_set,
+    'builtins.slice': taking(slice, int, type(None)),
+    '_codecs.encode': encode,
+    'collections.Counter': taking(Counter, dict),
+    'collections.OrderedDict': taking(OrderedDict),
+    # The published classifiers hold their config as well, a dict of dicts.
+    'yacs.config.CfgNode': taking(OrderedDict),
+}
+# A class of storages stands for the dtype of its numbers.
+STORAGES = {
+    'torch.storage.UntypedStorage': torch.uint8,
+    'torch.DoubleStorage': torch.float64,
+    'torch.FloatStorage': torch.float32,
+    'torch.HalfStorage': torch.float16,
+    'torch.BFloat16Storage': torch.bfloat16,
+    'torch.LongStorage': torch.int64,
+    'torch.IntStorage': torch.int32,
+    'torch.ShortStorage': torch.int16,
+    'torch.CharStorage': torch.int8,
+    'torch.ByteStorage': torch.uint8,
+    'torch.BoolStorage': torch.bool,
+    'torch.ComplexDoubleStorage': torch.complex128,
+    'torch.ComplexFloatStorage': torch.complex64,
+}
+KNOWN: dict[str, Any] = {
+    **{path: Name(path, call) for path, call in CALLS.items()},
+    **STORAGES,
+    **{str(item): item for item in vars(torch).values() if type(item) is torch.dtype},
+    # Newer pickles name the statistics without ``getattr``.
+    **{f'{HISTORY}.{name}': getattr(HistoryBuffer, name) for name in STATISTICS},
+}
+# What sets the state of an object of these classes.
+STATES: tuple[tuple[type, Callable], ...] = (
+    (OrderedDict, set_metadata),
+    (np.dtype, set_dtype),
+    (np.ndarray, set_array),
+    (HistoryBuffer, set_history),
+)

@@ -1,0 +1,1 @@
+"""The commands that pip installs: ``crossformer-config``, ``crossformer-weights``."""

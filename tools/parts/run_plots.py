@@ -1,0 +1,123 @@
+"""Colours, legends and axes of the plots of runs.
+
+The pictures are made for a page: their text can be read at half their size.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+# Okabe and Ito's, distinct to people with any kind of colour vision.
+HUES = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442')
+DASHES = ('-', '--', ':', '-.')
+WIDTH = 11  # inches of a picture
+FONT = 13  # points
+LINE = 0.3  # inches of a line in a legend
+
+
+def palette(count: int) -> list[str]:
+    """Return as many different colours: the hues, then darker and lighter ones."""
+    rounds = -(-count // len(HUES))
+    colours = []
+    for number in range(rounds):
+        # 0, a step to black, a step to white, two steps to black, ...
+        share = 0.65 * ((number + 1) // 2) / max(1, rounds // 2)
+        target = np.full(3, number % 2 == 0, dtype=float)
+        mixed = [(1 - share) * np.array(to_rgb(hue)) + share * target for hue in HUES]
+        colours += map(to_hex, mixed)
+    return colours[:count]
+
+
+def text_colour(background: str) -> str:
+    """Return black or white, whichever can be read on a colour."""
+    return 'black' if np.dot(to_rgb(background), (0.3, 0.59, 0.11)) > 0.5 else 'white'
+
+
+def curve_axes(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Make axes over the iterations, side by side."""
+    figure = Figure(figsize=(WIDTH, 5.2), dpi=160, layout='constrained')
+    panels = list(figure.subplots(1, len(titles), squeeze=False)[0])
+    for axes, title in zip(panels, titles):
+        axes.set_title(title, fontsize=FONT + 1)
+        axes.set_xlabel('iteration', fontsize=FONT)
+        axes.tick_params(labelsize=FONT - 1)
+        axes.grid(color='0.9')
+        axes.spines[['top', 'right']].set_visible(False)
+    return figure, panels
+
+
+def legend_below(axes: Axes, columns: int) -> None:
+    """Explain the lines below the axes, where they cover no data."""
+    if axes.lines:
+        axes.legend(
+            loc='upper center',
+            bbox_to_anchor=(0.5, -0.16),
+            ncols=columns,
+            frameon=False,
+            fontsize=FONT - 1,
+        )
+
+
+def image_grid(
+    sizes: Sequence[tuple[int, int]], titles: Sequence[str], legend: Sequence[str]
+) -> tuple[Figure, np.ndarray]:
+    """Make a row of panels for each two images, in the images' proportions.
+
+    Args:
+        sizes: Height and width of each image.
+        titles: Of an image's panels.
+        legend: What the legend will hold.
+
+    Returns:
+        The figure and its panels, ``[images or one more, panels of an image]``.
+    """
+    rows, columns = -(-len(sizes) // 2), 2 * len(titles)
+    width = WIDTH / columns
+    heights = [
+        width * max(height / width for height, width in sizes[2 * row : 2 * row + 2])
+        for row in range(rows)
+    ]
+    lines = -(-len(legend) // legend_columns(legend)) if legend else 0
+    figure = Figure(
+        figsize=(WIDTH, sum(heights) + 0.1 * rows + 0.5 + LINE * lines),
+        dpi=160,
+        layout='constrained',
+    )
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    grid = figure.subplots(
+        rows, columns, squeeze=False, gridspec_kw=dict(height_ratios=heights)
+    )
+    for axes in grid.flat:
+        axes.axis('off')
+        axes.set_anchor('N')  # titles in line, also of images of other shapes
+    for axes, title in zip(grid[0], list(titles) * 2):
+        axes.set_title(title, fontsize=FONT)
+    return figure, grid.reshape(-1, len(titles))
+
+
+def proportion(image: np.ndarray) -> float:
+    """Return an image's height divided by its width."""
+    return image.shape[0] / image.shape[1]
+
+
+def figure_legend(figure: Figure, patches: Sequence[Patch]) -> None:
+    """Explain the colours below the panels."""
+    if patches:
+        figure.legend(
+            handles=patches,
+            loc='outside lower center',
+            ncols=legend_columns([patch.get_label() for patch in patches]),
+            frameon=False,
+            fontsize=FONT - 1,
+        )
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """Return how many columns of labels fit beside each other."""
+    # A letter is half as wide as the font is high; a patch takes nine of them.
+    letters = WIDTH * 72 / ((FONT - 1) * 0.58)
+    return max(1, min(len(labels), int(letters // (max(map(len, labels)) + 9))))
