@@ -108,13 +108,12 @@ work_dirs/long_run/long_run.png: | data/mini_coco
 	@echo 'Training for 2,000 iterations: 20 min on 2 cores'
 	$(BIN)/python tests/training/long_run.py data/mini_coco $(@D)
 
-work_dirs/ablation/ablation.png: | data/mini_digits
+work_dirs/ablation/ablation.png:
 	@echo 'Training 30 small classifiers'
-	.venv-mmpretrain/bin/python tools/ablate.py data/mini_digits --out $(@D)
-
-data/mini_digits:
 	@$(MAKE) --no-print-directory env-cls
-	.venv-mmpretrain/bin/python tools/make_mini_digits.py $@
+	test -d data/mini_digits || \
+		.venv-mmpretrain/bin/python tools/make_mini_digits.py data/mini_digits
+	.venv-mmpretrain/bin/python tools/ablate.py data/mini_digits --out $(@D)
 
 lint: $(VENV)/tests  ## ruff, as pre-commit runs it, and mypy
 	$(BIN)/ruff check .

@@ -1,15 +1,15 @@
-"""What the paper's ablations put in the place of CrossFormer's own parts.
+"""Variants of CrossFormer's parts for the paper's ablations (CrossFormer, table 5).
 
-CrossFormer, table 5: other attention than LSDA, other position representations than
-DPB. A config gets them by ::
+Other attention than LSDA, other position representations than DPB. A config imports
+them by ::
 
     custom_imports = dict(imports=['crossformer_mm', 'crossformer_mm.ablations'])
 
 and the arguments ``attention`` ('sda' or 'lda' only, 'shifted' windows as in Swin,
 spatial 'reduction' as in PVT) and ``position_bias`` ('dpb_residual' with residual
 connections in the DPB, 'rpb' as in Swin, 'ape': absolute, added to the tokens of the
-first stage) of a backbone. A single-scale embedding needs no part of its own, but
-``patch_sizes=[4]`` and ``merge_sizes=[[2]] * 3``.
+first stage) of a backbone. For a single-scale embedding set ``patch_sizes=[4]`` and
+``merge_sizes=[[2]] * 3``.
 """
 
 from typing import Any
@@ -29,14 +29,14 @@ from .ops.partition import Grouping, group_tokens, ungroup_tokens
 class ShiftedWindowAttention(GroupAttention):
     """Attention in windows shifted by half of their side (Swin, section 3.2).
 
-    The groups are those of Swin's cyclic shift with its mask; here the map is padded
-    above and to the left instead.
+    Padding the map at the top and left gives the same groups as Swin's cyclic shift
+    with its mask.
     """
 
     def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
         """Attend within shifted windows of ``[B, H, W, C]``; the shape stays."""
         batch, height, width, _ = x.shape
-        # A window that spans the map has nowhere to go to.
+        # A window as large as the map is not shifted.
         down, right = (
             side - side // 2 if side < whole else 0
             for side, whole in zip(grouping, (height, width))
@@ -65,7 +65,7 @@ class SpatialReductionAttention(nn.Module):
             where it is None. Defaults to None.
         attn_drop_rate (float): Dropout of the attention weights. Defaults to 0.
         proj_drop_rate (float): Dropout of the output. Defaults to 0.
-        position_bias (None): There are no groups, and so no offsets in them.
+        position_bias (None): Not supported: there are no groups.
 
     Raises:
         ValueError: If a position bias is given.
@@ -99,7 +99,7 @@ class SpatialReductionAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
     def forward(self, x: Tensor, _: Grouping) -> Tensor:
-        """Attend in a map ``[B, H, W, C]``; the shape stays, groups play no part."""
+        """Attend within a map ``[B, H, W, C]``; the grouping is ignored."""
         k, v = self.kv(self.reduce(x)).chunk(2, dim=-1)
         q, k, v = (
             part.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
@@ -134,7 +134,7 @@ class RelativePositionBias(nn.Module):
 
     Args:
         num_heads (int): Number of attention heads.
-        group_size (int): Side of the largest group that it holds offsets of.
+        group_size (int): Side of the largest group.
     """
 
     def __init__(self, num_heads: int, group_size: int) -> None:
@@ -145,7 +145,7 @@ class RelativePositionBias(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, rows: int, cols: int) -> Tensor:
-        """Look the offsets of a group up: ``[heads, 2 rows - 1, 2 cols - 1]``.
+        """Return the bias of each offset: ``[heads, 2 rows - 1, 2 cols - 1]``.
 
         Raises:
             ValueError: If the group is larger than the table.
@@ -166,7 +166,7 @@ class RelativePositionBias(nn.Module):
 class PositionedEmbedding(CrossScaleEmbedding):
     """The first CEL with an absolute position embedding (APE) added to the tokens.
 
-    It is learned for images of 224 x 224 and interpolated for others.
+    The embedding has the size of 224 x 224 images and is interpolated for others.
     """
 
     side = 56
@@ -184,23 +184,23 @@ class PositionedEmbedding(CrossScaleEmbedding):
 
 
 def sda(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
-    """Short-distance attention in all blocks."""
+    """Use short-distance attention in all blocks."""
     return GroupAttention(**args), rule.sda
 
 
 def lda(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
-    """Long-distance attention in all blocks."""
+    """Use long-distance attention in all blocks."""
     return GroupAttention(**args), rule.lda
 
 
 def shifted(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
-    """Windows in blocks 0, 2, 4, ..., shifted windows in 1, 3, 5, ..."""
+    """Use windows in blocks 0, 2, 4, ..., shifted windows in 1, 3, 5, ..."""
     attention = ShiftedWindowAttention if block % 2 else GroupAttention
     return attention(**args), rule.sda
 
 
 def reduction(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
-    """Spatial reduction by the interval: 8, 4, 2 and 1 in both papers."""
+    """Use spatial reduction by the interval: 8, 4, 2 and 1 in both papers."""
     if rule.interval is None:
         raise ValueError(
             "attention='reduction' reduces by crs_interval: it cannot be adaptive."

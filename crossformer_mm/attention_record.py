@@ -44,9 +44,9 @@ class AttentionRecord:
         return self.x.shape[1], self.x.shape[2]
 
     def groups(self) -> Tensor:
-        """List the tokens of each group: ``[groups, N]``.
+        """Return the token indices of each group: ``[groups, N]``.
 
-        A token is a number, row * W + column; padding is -1.
+        The index of a token is row * W + column; that of padding is -1.
         """
         height, width = self.shape
         numbers = torch.arange(1, height * width + 1, device=self.x.device)
@@ -90,7 +90,7 @@ def record_attention(backbone: CrossFormer) -> Iterator[list[list[AttentionRecor
     """Record the attention of the forward pass within the context, of one image.
 
     Args:
-        backbone (CrossFormer): In evaluation mode, so that no dropout takes part.
+        backbone (CrossFormer): In evaluation mode, so that there is no dropout.
 
     Yields:
         list[list[AttentionRecord]]: By stage and block, filled by the forward pass.

@@ -1,4 +1,4 @@
-"""The networks, under the names that a config builds them by."""
+"""The networks, registered under the names used in configs."""
 
 from typing import Any
 

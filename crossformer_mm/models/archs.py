@@ -2,8 +2,9 @@
 
 from typing import Any
 
-# CrossFormer table 1, CrossFormer++ table 2. Groups and intervals are those of
-# classification at 224 x 224.
+# CrossFormer table 1, CrossFormer++ table 2. Group sizes and intervals are those of
+# classification at 224 x 224. Group sizes that grow from stage to stage are the
+# progressive group size (PGS) of CrossFormer++.
 _CROSSFORMER = False, 'interval', (7, 7, 7, 7), (8, 4, 2, 1)
 _CROSSFORMER_PP = True, 'group', (4, 4, 14, 7), (4, 2, 1, 1)
 _KEYS = ['embed_dims', 'depths', 'num_heads', 'drop_path_rate']
@@ -24,7 +25,7 @@ ARCHS = {
     'ppL': _arch(128, (2, 2, 18, 2), (4, 8, 16, 32), 0.5, *_CROSSFORMER_PP),
     'ppH': _arch(128, (6, 6, 18, 2), (4, 8, 16, 32), 0.5, *_CROSSFORMER_PP),
 }
-# The names by which a config builds them; the last two are the original code's.
+# The registered names; the last two are those of the original code.
 NAMES = {
     'CrossFormer_T': 'T',
     'CrossFormer_S': 'S',

@@ -13,14 +13,14 @@ class GroupAttention(nn.Module):
     """Multi-head self-attention among the tokens of each group.
 
     SDA and LDA are this module with different groupings (CrossFormer section 3.2).
-    Padding tokens are never seen: they are no keys, and their outputs are cut off.
+    Padding tokens are masked as keys, and their outputs are cut off.
 
     Args:
         dim (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
         qkv_bias (bool): Whether query, key and value have a bias. Defaults to True.
         qk_scale (float, optional): Factor of the scores; ``(C / heads) ** -0.5``
-            where it is None. Defaults to None.
+            if it is None. Defaults to None.
         attn_drop_rate (float): Dropout of the attention weights. Defaults to 0.
         proj_drop_rate (float): Dropout of the output. Defaults to 0.
         position_bias (nn.Module, optional): Computes the bias of each offset,
@@ -48,7 +48,7 @@ class GroupAttention(nn.Module):
         self.pos = position_bias  # `pos` is the published checkpoints' name.
 
     def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
-        """Attend within the groups of a map ``[B, H, W, C]``; the shape stays."""
+        """Attend within the groups of a map: ``[B, H, W, C]`` to ``[B, H, W, C]``."""
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         drop_rate = self.attn_drop_rate if self.training else 0.0
         x = attention(
@@ -63,12 +63,12 @@ def long_short_distance(
     """Make the attention of a block: SDA in blocks 0, 2, 4, ..., LDA in 1, 3, 5, ...
 
     Returns:
-        tuple: The module, and from a map's height and width to its ``Grouping``.
+        tuple: The module, and a function from height and width to ``Grouping``.
     """
     return GroupAttention(**args), rule.lda if block % 2 else rule.sda
 
 
-# Makes the attention of a block, by its name; `crossformer_mm.ablations` adds others.
+# By the argument `attention`: makes the attention of a block. `ablations` adds others.
 ATTENTIONS: dict[str, Callable[..., tuple[nn.Module, Callable]]] = {
     'lsda': long_short_distance
 }

@@ -10,7 +10,7 @@ from .attention import ATTENTIONS
 from .partition import LDA_MODES
 from .position_bias import POSITION_BIASES
 
-# The original constructor's names of arguments, and ours.
+# Argument names of the original code, and ours.
 RENAMED = {
     'in_chans': 'in_channels',
     'patch_size': 'patch_sizes',
@@ -18,7 +18,7 @@ RENAMED = {
     'use_checkpoint': 'with_cp',
     'pretrained': 'init_cfg',
 }
-# Its arguments that have no place here.
+# Arguments of the original code that do not exist here.
 _ARCH = 'take arch=dict(embed_dims=..., depths=..., num_heads=...)'
 REMOVED = dict.fromkeys(('embed_dim', 'depths', 'num_heads'), _ARCH)
 REMOVED |= {
@@ -31,7 +31,7 @@ REMOVED |= {
 
 
 def with_original_names(init: Callable[..., None]) -> Callable[..., None]:
-    """Let a constructor take the original constructor's names of its arguments."""
+    """Let a constructor accept the argument names of the original code."""
 
     @wraps(init)
     def call(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -55,10 +55,10 @@ def check_arguments(
     frozen_stages: int,
     adaptive_interval: bool,
 ) -> None:
-    """Check the arguments of a backbone; ``args`` are those of all its blocks.
+    """Check the arguments of a backbone; ``args`` are those shared by its blocks.
 
     Raises:
-        ValueError: If one of them is not allowed, or does not fit the others.
+        ValueError: If one is not allowed, or does not fit the others.
     """
     check_ints('depths', args['depths'])
     stages = range(len(args['depths']))

@@ -8,7 +8,8 @@ Where this code deviates from the published one, and why:
 * Both published meanings of long-distance attention are there (``lda_mode``): the
   detection and segmentation code fixes the interval, CrossFormer++ the group size.
 * Any input size works; at multiples of 32 the outputs are the same.
-* A forward pass never changes the module. There, one small image shrank all groups.
+* A forward pass never changes the module. In the published code one small image
+  changes the group size for all later images.
 """
 
 import itertools
@@ -65,7 +66,7 @@ class Block(nn.Module):
         bias = POSITION_BIASES[position_bias](dim, num_heads, rule.group_size)
         args |= dict(dim=dim, num_heads=num_heads, proj_drop_rate=drop_rate)
         self.norm1 = nn.LayerNorm(dim)
-        # SDA or LDA: the same attention, in groups that `grouping` finds by the size.
+        # SDA or LDA: the same attention, in the groups that `grouping` returns.
         self.attn, self.grouping = ATTENTIONS[attention](
             number, rule, position_bias=bias, **args
         )
@@ -83,7 +84,7 @@ class Block(nn.Module):
         x = x + self.drop_path(self.attn(self.norm1(x), grouping))
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         if self.with_acl:
-            # No residual around it: the amplitude of the tokens starts anew.
+            # No residual around it, so that amplitudes do not accumulate.
             x = self.ex_ln(self.ex_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return x
 
@@ -144,8 +145,8 @@ class CrossFormer(BaseModule):
     Args:
         arch (str | dict): A key of ``archs.ARCHS`` (T, S, B, L, ppS, ppB, ppL, ppH;
             '++S' is read as 'ppS'), or a dict with ``embed_dims`` (int), ``depths`` and
-            ``num_heads`` (one int per stage), and, optionally, what else stands in that
-            table. It gives the arguments below that are None. Defaults to 'S'.
+            ``num_heads`` (one int per stage), and, optionally, the other keys of
+            that table. It sets the arguments below that are None. Defaults to 'S'.
         group_size (Sequence[int], optional): Side G of an attention group, per stage.
         crs_interval (Sequence[int], optional): Interval I of long-distance attention,
             per stage.
@@ -180,10 +181,10 @@ class CrossFormer(BaseModule):
         init_cfg (dict | list[dict] | str, optional): MMEngine's initialization config,
             or the path of a checkpoint.
 
-    The original code's names of arguments are read too: ``checks.RENAMED``.
+    The argument names of the original code are accepted too: ``checks.RENAMED``.
 
     Raises:
-        ValueError: If an argument is none of what is allowed.
+        ValueError: If an argument is not allowed.
     """
 
     @with_original_names
@@ -262,7 +263,7 @@ class CrossFormer(BaseModule):
         self.train()  # freezes
 
     def init_weights(self) -> None:
-        """Initialize as ``init_cfg`` says; pretrained weights must be whole."""
+        """Initialize as in ``init_cfg``; pretrained weights must be complete."""
         self.init_cfg: InitCfg = with_whole_backbone(self.init_cfg)
         super().init_weights()
 
@@ -278,7 +279,7 @@ class CrossFormer(BaseModule):
             ``[B, C * 2**i, ceil(H / (4 * 2**i)), ceil(W / (4 * 2**i))]``.
 
         Raises:
-            ValueError: If the images have another shape, or there are none.
+            ValueError: If the shape of ``x`` is wrong, or there are no images.
         """
         check_images(x, self.in_channels)
         height, width = x.shape[2:]
@@ -289,7 +290,7 @@ class CrossFormer(BaseModule):
             if i in self.out_indices:
                 stride = 4 * 2**i
                 out = x[:, : ceil_div(height, stride), : ceil_div(width, stride)]
-                # mmcv's RoIAlign takes any memory for NCHW.
+                # mmcv's RoIAlign reads any memory format as NCHW.
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:
                 x = stage.downsample(x)
@@ -298,8 +299,8 @@ class CrossFormer(BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return a parameter's depth and the number of layers, as MMPretrain asks.
 
-        The layers are the embedding, the blocks, and all outside of the backbone, whose
-        names do not start with ``prefix``, as one.
+        The layers are the embedding, each block, and everything outside of the
+        backbone, whose names do not start with ``prefix``.
         """
         layers = sum(self.depths) + 2
         if not param_name.startswith(prefix):

@@ -12,8 +12,8 @@ from .checks import check_kernels
 class CrossScaleConv(nn.ModuleList):
     """Convolutions of several kernel sizes around the same centres, concatenated.
 
-    The smallest patches get half of the channels, each larger size half of the
-    size before it, and the largest two the same (CrossFormer section 3.1).
+    The smallest kernel has half of the channels, each larger one half of the channels
+    of the kernel before it, and the two largest the same (CrossFormer section 3.1).
 
     Args:
         in_channels (int): Channels of the input.
@@ -38,7 +38,7 @@ class CrossScaleConv(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` to ``[B, H', W', C']``, H' = ceil(H / stride)."""
-        # A side that is no multiple of the stride gets zeros, as beyond any border.
+        # A side that is not a multiple of the stride is padded with zeros.
         rest = (ceil_div(n, self.stride) * self.stride - n for n in x.shape[1:3])
         x = pad_map(x, *rest).permute(0, 3, 1, 2)
         return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
@@ -97,5 +97,5 @@ class CrossScaleMerging(nn.Module):
         return self.reductions(self.norm(x))
 
 
-# What the first CEL is under some position biases; `crossformer_mm.ablations` fills it.
+# By the argument `position_bias`: another first CEL. Filled by `ablations`.
 EMBEDDINGS: dict[str, type[CrossScaleEmbedding]] = {}

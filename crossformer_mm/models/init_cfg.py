@@ -1,4 +1,4 @@
-"""What an ``init_cfg`` of a backbone says."""
+"""Read the ``init_cfg`` of a backbone."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ InitCfg = dict[str, Any] | list[dict[str, Any]] | str | None
 
 
 def as_list(init_cfg: InitCfg) -> list[dict[str, Any]]:
-    """Return the entries of an ``init_cfg``; the path of a checkpoint is one, too."""
+    """Return the entries of an ``init_cfg``; a path is read as one entry."""
     if isinstance(init_cfg, str):
         init_cfg = dict(type='Pretrained', checkpoint=init_cfg)
     return [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or ())
 
 
 def is_pretrained(entry: dict[str, Any]) -> bool:
-    """Return whether an entry is MMEngine's Pretrained: the class or any name of it."""
+    """Return whether an entry is MMEngine's Pretrained, by class or name."""
     kind = entry.get('type')
     if isinstance(kind, str):  # a dumped config has the dotted path
         kind = WEIGHT_INITIALIZERS.get(kind)
@@ -24,9 +24,9 @@ def is_pretrained(entry: dict[str, Any]) -> bool:
 
 
 def with_whole_backbone(init_cfg: InitCfg) -> list[dict[str, Any]]:
-    """Let Pretrained entries load whole files by ``checkpoint.PretrainedBackbone``."""
+    """Make Pretrained entries strict, by ``checkpoint.PretrainedBackbone``."""
     entries = as_list(init_cfg)
     pretrained = [entry for entry in entries if is_pretrained(entry)]
     others = [entry for entry in entries if not is_pretrained(entry)]
-    # MMEngine puts only those that it knows last by itself.
+    # MMEngine runs Pretrained entries last, but does not recognize this name.
     return others + [dict(entry, type='PretrainedBackbone') for entry in pretrained]

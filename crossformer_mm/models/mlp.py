@@ -1,4 +1,4 @@
-"""The parts of a block that CrossFormer shares with every vision transformer."""
+"""MLP and drop path, as in other vision transformers."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class DropPath(nn.Module):
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop samples of ``[B, ...]`` in training and scale the others up."""
+        """In training, drop samples of ``[B, ...]`` and scale up the others."""
         if not self.training or self.drop_prob == 0:
             return x
         samples = x.new_ones(x.shape[0], *[1] * (x.dim() - 1))
@@ -37,7 +37,7 @@ class MLP(nn.Module):
 
     Args:
         dim (int): Width C of input and output.
-        hidden_dim (int): Width between.
+        hidden_dim (int): Width of the hidden layer.
         drop_rate (float): Dropout after each layer. Defaults to 0.
     """
 
@@ -51,7 +51,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
-        # Hooks see whole maps, and each map once.
+        # Hooks expect whole maps, once per forward pass.
         if any(getattr(m, hooks) for m in self.modules() for hooks in HOOKS):
             return self._act_and_fc2(self.fc1(x))
         return two_layers(self.fc1, self._act_and_fc2, x, self.hidden_dim)

@@ -1,8 +1,7 @@
 """Which tokens of a map attend to each other: SDA and LDA.
 
 Short- and long-distance attention (CrossFormer section 3.2) differ only in which tokens
-share a group. Both are one cut of the map with three numbers, a ``Grouping``: SDA is
-the cut with interval 1.
+share a group. Three numbers, a ``Grouping``, describe both; SDA has interval 1.
 """
 
 from typing import NamedTuple
@@ -15,7 +14,7 @@ LDA_MODES = ('interval', 'group')
 
 
 class GroupRule(NamedTuple):
-    """How the maps of a stage are cut, whatever their size.
+    """How the maps of a stage are cut into groups, for any size.
 
     Args:
         group_size (int): Side G of a group.
@@ -30,11 +29,11 @@ class GroupRule(NamedTuple):
     lda_mode: str
 
     def sda(self, height: int, width: int) -> Grouping:
-        """Return the cut of short-distance attention: G x G neighbours.
+        """Return the groups of short-distance attention (SDA): G x G neighbours.
 
-        Where the shorter side of the map is no longer than G, the group size becomes
-        that side under ``lda_mode='interval'``, and the longer side, so the whole map,
-        under ``'group'``: each as in the published code of that mode.
+        If the shorter side of the map is at most G, the group size becomes that side
+        under ``lda_mode='interval'``, and the longer side, hence the whole map, under
+        ``'group'``, as in the published code of each mode.
         """
         shorter = smaller(height, width)
         if self.lda_mode == 'interval':
@@ -45,17 +44,16 @@ class GroupRule(NamedTuple):
         return Grouping(smaller(side, height), smaller(side, width), 1)
 
     def lda(self, height: int, width: int) -> Grouping:
-        """Return the cut of long-distance attention: tokens I apart.
+        """Return the groups of long-distance attention (LDA): tokens I apart.
 
-        A map that is no larger than a group gets short-distance attention.
+        A map that is not larger than a group gets short-distance attention.
         """
         shorter = smaller(height, width)
         longer = height + width - shorter
         interval = self.interval or ceil_div(longer, self.group_size)
         rows, cols = ceil_div(height, interval), ceil_div(width, interval)
         if self.lda_mode == 'group':
-            # A map smaller than a window fills only part of each group; the rest would
-            # be padding.
+            # In a map smaller than a window, the rest of a group would be padding.
             rows, cols = smaller(rows, self.group_size), smaller(cols, self.group_size)
         small_map = self.sda(height, width)
         excess = shorter - self.group_size  # above 0 on a large map

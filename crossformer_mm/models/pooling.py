@@ -1,4 +1,4 @@
-"""What a published classifier has between the backbone and its head."""
+"""The neck of the published classifiers."""
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 class DynamicPositionBias(nn.Module):
     """Dynamic position bias (DPB): an MLP from an offset to a bias per head.
 
-    A group of any size gets its bias from the same few weights (CrossFormer section
-    3.3, figure 3).
+    The same MLP serves groups of any size (CrossFormer section 3.3, figure 3).
 
     Args:
         dim (int): Width C of the tokens; the MLP is ``C // 16`` wide.
@@ -40,20 +39,20 @@ class DynamicPositionBias(nn.Module):
 
     def project_offsets(self, rows: int, cols: int) -> Tensor:
         """Project each offset: ``[2 rows - 1, 2 cols - 1, C // 16]``."""
-        # A norm keeps its weight where the linear layers are quantized or adapted.
+        # The norm has a weight even if the linear layers are quantized or adapted.
         like = cast(nn.LayerNorm, self.pos1[0]).weight
         return self.pos_proj(offsets(rows, cols, like.device).to(like.dtype))
 
 
 def offsets(rows: int, cols: int, device: torch.device) -> Tensor:
-    """List the offsets of query minus key: ``[2 rows - 1, 2 cols - 1, 2]``."""
+    """Return the offsets, query minus key: ``[2 rows - 1, 2 cols - 1, 2]``."""
     down = torch.arange(1 - rows, rows, device=device)
     right = torch.arange(1 - cols, cols, device=device)
     return torch.stack(torch.meshgrid(down, right, indexing='ij'), dim=-1)
 
 
-# Makes the bias of a block from its width, heads and the side of its groups, by its
-# name; `crossformer_mm.ablations` adds others.
+# By the argument `position_bias`: makes the bias of a block from its width, heads and
+# group size. `ablations` adds others.
 POSITION_BIASES: dict[str, Callable[[int, int, int], nn.Module | None]] = {
     'dpb': lambda dim, num_heads, group_size: DynamicPositionBias(dim, num_heads),
     'none': lambda dim, num_heads, group_size: None,

@@ -1,7 +1,7 @@
-"""Fast paths, each beside the plain code that says the same.
+"""Fast operations, each beside plain code that computes the same.
 
 ``attention``       softmax attention with a learned bias, in linear memory
-``two_layers``      an MLP whose hidden layer is never held whole
+``two_layers``      an MLP that never holds its whole hidden layer
 ``accelerate_cpu``  linear layers and convolutions of a finished network, by oneDNN
 """
 

@@ -1,7 +1,8 @@
 """Linear layers of a finished network, faster on some CPUs.
 
-PyTorch multiplies by MKL and convolves by oneDNN. Where that is faster, a linear layer
-is computed as a convolution of 1 x 1 (docs/speed.md). Delete it when MKL wins.
+PyTorch computes matrix products by MKL and convolutions by oneDNN. On CPUs where
+oneDNN is faster, a linear layer is computed as a 1 x 1 convolution (docs/speed.md).
+Delete this when MKL is faster everywhere.
 """
 
 import timeit
@@ -27,11 +28,11 @@ class OneDNNLinear(nn.Linear):
 
 
 def accelerate_cpu(model: nn.Module, enable: bool = True) -> nn.Module:
-    """Exchange the linear layers of a network in-place; parameters and hooks stay.
+    """Replace the linear layers of a network in-place, keeping parameters and hooks.
 
     Args:
-        model (nn.Module): Any network, in float32 on a CPU: elsewhere nothing changes.
-        enable (bool): False undoes it, such as before quantizing. Defaults to True.
+        model (nn.Module): Any network. Only float32 on a CPU is affected.
+        enable (bool): False undoes it, e.g. before quantization. Defaults to True.
     """
     old, new = (nn.Linear, OneDNNLinear) if enable else (OneDNNLinear, nn.Linear)
     for module in model.modules():
@@ -50,7 +51,7 @@ def is_faster_accelerated() -> bool:
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Return whether PyTorch's own layer is what to run."""
+    """Return whether to run PyTorch's own layer."""
     faster = x.is_cpu and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
     traced = is_compiling() or needs_plain_operations()
     return not faster or traced or torch.is_autocast_cpu_enabled()

@@ -1,12 +1,12 @@
 """Softmax attention within groups of a map that share a learned position bias.
 
-A group of long-distance attention holds over a thousand tokens at detection sizes, so
-the scores of all groups are several times the network's other activations. PyTorch's
-fused kernels hold none of them, but not where the bias needs a gradient. Here they do
-the forward pass; the backward pass recomputes the scores block by block, and sums the
-bias's gradient on the way. The plain twin is :func:`plain_attention`; docs/speed.md has
-what this saves. Delete it when ``F.scaled_dot_product_attention`` gives its mask a
-gradient in linear memory.
+At detection sizes a group of long-distance attention has over a thousand tokens, and
+the scores of all groups take several times the memory of all other activations.
+PyTorch's fused kernels do not store the scores, but have no gradient for the bias. Here
+they compute the forward pass; the backward pass recomputes the scores block by block
+and accumulates the gradient of the bias. :func:`plain_attention` computes the same in
+plain PyTorch; docs/speed.md has what this saves. Delete it when
+``F.scaled_dot_product_attention`` has a gradient for its mask in linear memory.
 
 Shapes: G groups of N = rows * cols tokens, h heads of width d; ``qkv [B, H, W, 3 C]``,
 cut to ``q``, ``k``, ``v [G, h, N, d]``; ``table [h, 2 rows - 1, 2 cols - 1]``, spread
@@ -23,9 +23,9 @@ from torch import Tensor
 from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 from .state import is_compiling, needs_plain_operations, on_device
 
-# Scores in a block, and numbers in a slab of a map: on a CPU they have to fit the
-# cache, on a GPU to keep it busy. The bias of some heads at a time is held to eight
-# times as many numbers as a block of scores.
+# Number of scores in a block, and of elements in a slab of a map: on a CPU they have to
+# fit the cache, on a GPU to keep it busy. The expanded bias of a slab has at most eight
+# times as many elements as a block of scores.
 BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
 SLAB_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
@@ -40,7 +40,7 @@ def attention(
     scale: float,
     drop_rate: float = 0.0,
 ) -> Tensor:
-    """Attend within groups, in memory linear in the tokens wherever that works.
+    """Attend within groups, if possible in memory linear in the number of tokens.
 
     Args:
         qkv (Tensor): Query, key and value of each token, ``[B, H, W, 3 C]``.
@@ -67,7 +67,7 @@ def plain_attention(
     scale: float,
     drop_rate: float = 0.0,
 ) -> Tensor:
-    """Attend by the textbook's formula, all scores at once; see :func:`attention`."""
+    """Compute :func:`attention` in plain PyTorch, with all scores in memory."""
     q, k, v, padding = cut(qkv, grouping, heads)
     weights = attention_weights(q, k, table, padding, grouping, scale)
     x = (F.dropout(weights, drop_rate) @ v).transpose(1, 2).flatten(2)
@@ -82,7 +82,7 @@ def attention_weights(
     grouping: Grouping,
     scale: float,
 ) -> Tensor:
-    """Compute what each token attends to: ``[G, h, N, N]``."""
+    """Compute the attention weights: ``[G, h, N, N]``."""
     scores = q @ k.transpose(2, 3) * scale
     if table is not None:
         scores = scores + spread(table, grouping).to(scores.dtype)
@@ -92,7 +92,7 @@ def attention_weights(
 def cut(
     qkv: Tensor, grouping: Grouping, heads: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Cut a map into query, key and value of its groups, and what is padding."""
+    """Cut a map into query, key, value and padding mask of its groups."""
     groups = group_tokens(qkv, grouping)
     dim = qkv.shape[3] // 3 // heads
     groups = groups.reshape(*groups.shape[:2], 3, heads, dim)
@@ -101,7 +101,7 @@ def cut(
 
 
 def spread(table: Tensor, grouping: Grouping) -> Tensor:
-    """Give each pair of query and key the bias of its offset: ``[h, N, N]``."""
+    """Expand the table to a bias for each pair of query and key: ``[h, N, N]``."""
     rows, cols, _ = grouping
     heads = table.shape[0]
     # Columns first, so that the more numerous rows are copied as a whole.
@@ -127,7 +127,7 @@ class _BlockwiseAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qkv, table = ctx.saved_tensors
         if torch.is_grad_enabled() and not is_compiling():
-            # A gradient of this gradient is wanted.
+            # Double backward.
             def attend(qkv: Tensor, table: Tensor | None = None) -> Tensor:
                 return plain_attention(qkv, table, *ctx.settings)
 
@@ -157,7 +157,7 @@ def one_node(
         name = f'crossformer_mm::{function.__name__}'
         node = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
         node.register_fake(empty_results)
-        # Elsewhere it is called as it is, so that a FLOP counter sees into it.
+        # Called directly otherwise, so that FLOP counters see its operations.
         return lambda *args: (node if is_compiling() else function)(*args)
 
     return decorate
@@ -170,7 +170,7 @@ def one_node(
 def attention_forward(
     qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
-    """Attend by PyTorch's fused kernel, in one slab of the map after the other."""
+    """Attend by PyTorch's fused kernel, slab by slab."""
     grouping = Grouping(*grouping)  # the operator hands over a list
     parts = qkv.unflatten(3, (3, heads, -1))
     out = torch.empty_like(parts[:, :, :, 0])
@@ -188,7 +188,7 @@ def _slab_forward(
     batch, height, width, _, heads, dim = qkv.shape
     q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
     bias = q.new_zeros(1, 1, 1) if bias is None else bias.to(q.dtype)
-    # With padding, each group has a mask of its own, as large as its scores.
+    # With padding, each group needs its own mask, as large as its scores.
     step = len(q) if padding is None else on_device(BLOCK_SCORES, q) // bias.numel()
     out = q.new_empty(len(q), q.shape[2], heads, dim)
     for g in _slices(len(q), step):
@@ -214,7 +214,7 @@ def attention_backward(
     heads: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of qkv and, where there is one, the table."""
+    """Compute the gradients of qkv and, if there is one, of the table."""
     grouping = Grouping(*grouping)
     parts = qkv.unflatten(3, (3, heads, -1))
     grad = grad.unflatten(3, (1, heads, -1))
@@ -238,7 +238,7 @@ def _slab_backward(
     q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
     grad = group_tokens(grad.flatten(3), grouping).unflatten(2, (heads, dim))
     grad = grad.transpose(1, 2)
-    # Scores in half precision would lose digits that the fused kernel keeps.
+    # As in the fused kernel, scores are float32 under half precision.
     dtype = torch.promote_types(q.dtype, torch.float32)
     bias = None if bias is None else bias.to(dtype)
     grad_bias = None if bias is None else torch.zeros_like(bias)
@@ -265,13 +265,13 @@ def _slab_backward(
                 grad_bias[:, n] += grad_scores.sum(0)
         for i, part in enumerate((grad_q.mul_(scale), grad_k, grad_v)):
             grad_qkv[g, :, i] = part.transpose(1, 2).to(q.dtype)
-    # Padding and cutting off undo each other, and so do their gradients.
+    # The gradient of padding is cropping, which ungrouping does.
     grad_qkv = ungroup_tokens(grad_qkv.flatten(2), grouping, batch, height, width)
     return grad_qkv.unflatten(3, (3, heads, dim)), grad_bias
 
 
 def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
-    """Sum the gradients of all pairs of an offset: the gradient of :func:`spread`."""
+    """Sum the gradients of all pairs of an offset, the backward of :func:`spread`."""
     rows, cols, _ = grouping
     grad = grad_bias.reshape(-1, rows, cols, rows, cols).transpose(2, 3)
     grad = grad.reshape(-1, rows * rows, cols * cols)
@@ -284,13 +284,13 @@ def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
 
 
 def _offset_places(side: int, device: torch.device) -> Tensor:
-    """Return where in a table the offset of each pair along one side is."""
+    """Return the index into the table of each pair along one side."""
     place = torch.arange(side, device=device)
     return (place[:, None] - place + side - 1).flatten()
 
 
 def _hide(scores: Tensor, padding: Tensor) -> Tensor:
-    """Give padding the lowest finite score: -inf makes a group of padding only NaN."""
+    """Give padding the lowest finite score: -inf gives NaN if all is padding."""
     return scores.masked_fill(padding[:, None, None], torch.finfo(scores.dtype).min)
 
 

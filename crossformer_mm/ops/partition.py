@@ -4,9 +4,9 @@ The map is padded right and bottom to whole windows of ``(rows * interval, cols 
 interval)`` tokens, and the tokens of a window whose row and column are equal modulo
 ``interval`` form a group of ``rows x cols``.
 
-All functions are pure. A size is an int, but a symbol while ``torch.compile`` and
-``torch.export`` trace, and a tensor while ``torch.jit.trace`` does: `smaller` and
-`choose` take the place of ``min`` and ``if``, so that a trace is right at every size.
+All functions are pure. A size is an int, a symbol under ``torch.compile`` and
+``torch.export``, and a tensor under ``torch.jit.trace``: `smaller` and `choose` replace
+``min`` and ``if``, so that a trace is correct for every size.
 """
 
 from typing import NamedTuple
@@ -17,13 +17,12 @@ from torch import Tensor
 
 
 class Grouping(NamedTuple):
-    """The cut of a map into groups.
+    """How a map is cut into groups.
 
     Args:
         rows (int): Tokens of a group along the height.
         cols (int): Tokens of a group along the width.
-        interval (int): Distance, in tokens of the map, between two neighbours in a
-            group.
+        interval (int): Distance in the map between neighbours of a group, in tokens.
     """
 
     rows: int
@@ -32,7 +31,7 @@ class Grouping(NamedTuple):
 
 
 def group_tokens(x: Tensor, grouping: Grouping) -> Tensor:
-    """Pad with zeros and cut: ``[B, H, W, C]`` to ``[B * groups, rows * cols, C]``."""
+    """Pad and group: ``[B, H, W, C]`` to ``[B * groups, rows * cols, C]``."""
     batch, height, width, channels = x.shape
     rows, cols, interval = grouping
     down, across, *padding = _windows(height, width, grouping)
@@ -65,7 +64,7 @@ def padding_mask(x: Tensor, grouping: Grouping) -> Tensor | None:
 
 
 def pad_map(x: Tensor, bottom: int, right: int) -> Tensor:
-    """Pad ``[B, H, W, C]`` with zeros; copy nothing where there is no padding."""
+    """Pad ``[B, H, W, C]`` with zeros, without a copy if there is nothing to pad."""
     return x if _is_zero(bottom, right) else F.pad(x, (0, 0, 0, right, 0, bottom))
 
 
@@ -101,7 +100,7 @@ def choose(condition: bool, a: int, b: int) -> int:
 def choose_above(excess: int, a: int, b: int) -> int:
     """Return ``a`` where ``excess`` is above 0, else ``b``.
 
-    Written as a sum: of an ``if``, an export keeps the branch of its example only.
+    Computed without ``if``, of which an export would keep only the example's branch.
     """
     flag = smaller(1, -smaller(0, -excess))
     return b + flag * (a - b)

@@ -1,4 +1,4 @@
-"""What PyTorch is doing with the operations that run, and on which device."""
+"""Whether PyTorch compiles, exports or transforms the operations that run."""
 
 import torch
 from torch import Tensor
@@ -6,26 +6,25 @@ from torch import Tensor
 
 def is_compiling() -> bool:
     """Return whether ``torch.compile`` or ``torch.export`` traces."""
-    # torch 2.1 cannot tell, and compiles nothing here.
+    # torch 2.1 has no such function, and nothing is compiled with it here.
     return hasattr(torch.compiler, 'is_compiling') and torch.compiler.is_compiling()
 
 
 def needs_plain_operations() -> bool:
-    """Return whether operations are recorded for another runtime, or transformed.
+    """Return whether operations are exported, or transformed by ``torch.func``.
 
-    ``torch.jit.trace`` and both ONNX exporters write down operations that any runtime
-    has to know. ``torch.func`` and forward-mode differentiation have no rules for our
-    backward pass, nor for recomputing.
+    ``torch.jit.trace`` and both ONNX exporters need standard operations. ``torch.func``
+    and forward-mode differentiation do not support our backward pass and recomputing.
     """
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return True
     if is_compiling():
         return False
-    # Neither has a public way to ask.
+    # There is no public function for either.
     transforms = torch._C._functorch.peek_interpreter_stack()
     return transforms is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 def on_device(limits: dict[str, int], x: Tensor) -> int:
-    """Return the limit for a tensor's device; other accelerators have CUDA's."""
+    """Return the limit for a tensor's device; other accelerators use CUDA's."""
     return limits.get(x.device.type, limits['cuda'])

@@ -1,4 +1,4 @@
-"""The wide hidden layer of an MLP, a piece at a time, and not kept for backward."""
+"""An MLP computed in pieces, whose hidden layer is not kept for backward."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .state import is_compiling, needs_plain_operations, on_device
 
-# Numbers in a piece: on a CPU they have to fit the cache, on a GPU to keep it busy.
+# Elements in a piece: on a CPU they have to fit the cache, on a GPU to keep it busy.
 PIECE_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
 
 
@@ -18,20 +18,20 @@ def two_layers(
     x: Tensor,
     hidden_dim: int,
 ) -> Tensor:
-    """Return ``second(first(x))``, the plain twin, with less in memory.
+    """Compute ``second(first(x))`` in less memory.
 
-    On a CPU that takes half of the time at stage 1 of 800 x 1344 (131 to 71 ms). The
-    backward pass computes again what ``second`` needs up to its last tensor: the GELU,
-    but not the linear layer after it; a training step of CrossFormer-S keeps 450 of
-    3350 MB less. docs/speed.md has the whole. Delete it when PyTorch fuses an MLP.
+    On a CPU this halves the time at stage 1 of 800 x 1344 (131 to 71 ms). The backward
+    pass recomputes the GELU, but not the linear layer after it: a training step of
+    CrossFormer-S keeps 450 MB less, of 3350 MB. See docs/speed.md. Delete it when
+    PyTorch fuses an MLP.
 
     Args:
         first (Callable): From ``[N, C]`` to ``[N, hidden_dim]``.
-        second (Callable): From there to ``[N, C']``, each token by itself.
+        second (Callable): From there to ``[N, C']``, token by token.
         x (Tensor): Tokens ``[..., C]``.
-        hidden_dim (int): Width between.
+        hidden_dim (int): Width of the hidden layer.
     """
-    # The compiler chooses by itself what it recomputes; a meta tensor takes no memory.
+    # The compiler decides what to recompute; a meta tensor takes no memory.
     if is_compiling() or needs_plain_operations() or x.is_meta:
         return second(first(x))
     limit = on_device(PIECE_NUMBERS, x)

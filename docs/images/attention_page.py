@@ -12,7 +12,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 PICTURE = Path(__file__).with_suffix('.png')
-TOKEN = 280 / 320, 104 / 320  # as in the Makefile, of width and height
+TOKEN = 280 / 320, 104 / 320  # as in the Makefile, of the square image's side
 
 
 def main() -> None:
@@ -29,9 +29,8 @@ def main() -> None:
         page.locator('#blocks button', has_text='8 LDA').click()
         box = page.locator('canvas').bounding_box()
         assert box is not None
-        page.mouse.click(
-            box['x'] + TOKEN[0] * box['width'], box['y'] + TOKEN[1] * box['height']
-        )
+        side = min(box['width'], box['height'])
+        page.mouse.click(box['x'] + TOKEN[0] * side, box['y'] + TOKEN[1] * side)
         page.screenshot(path=PICTURE)
         browser.close()
 
