@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from tests.conftest import MIM, ROOT, called, on_openmmlab
+from tests.helpers import MIM, ROOT, called, on_openmmlab
 
 NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
 # Imported or started by the other tools.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
-from tests.conftest import DETECTOR, MIM, called
+from tests.helpers import DETECTOR, MIM, called
 
 # CROSSFORMER_KILLS=20 for a long run.
 KILLS = int(os.environ.get('CROSSFORMER_KILLS', 2))
