@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import torch
 
-from tests.helpers import MIM, TORCH_21, called, make_mini
+from tests.helpers import MIM, TORCH_21, make_mini, mim_name
 
 # Parts of the names of tests, and why `make test STACK=torch21` skips them.
 NOT_IN_TORCH_21 = {
@@ -52,7 +52,7 @@ def mim(tmp_path):
     def run(*arguments, **roots):
         variables = {name.upper(): str(folder) for name, folder in roots.items()}
         return subprocess.run(
-            [MIM, *(called(str(argument)) for argument in arguments)],
+            [MIM, *(mim_name(str(argument)) for argument in arguments)],
             cwd=tmp_path,
             env={**os.environ, **variables},
             stdout=subprocess.PIPE,

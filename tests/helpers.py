@@ -19,7 +19,7 @@ SEGMENTOR = ROOT / 'configs' / 'fpn_crossformer_t_mini_ade20k.py'
 ONEDL = bool(list(distributions(name='onedl-mmengine')))
 
 
-def called(package):
+def mim_name(package):
     """Name a package as mim wants it: the OneDL forks by their distributions."""
     forks = {'mmdet': 'onedl-mmdetection', 'mmsegmentation': 'onedl-mmsegmentation'}
     return forks.get(package, package) if ONEDL else package
@@ -29,7 +29,7 @@ def run_block(language, text, folder):
     """Run a block of a page in a folder, as a user of this environment does."""
     for package in ('mmdet', 'mmsegmentation'):
         text = re.sub(
-            rf'(mim (?:train|test|run)) {package}\b', rf'\1 {called(package)}', text
+            rf'(mim (?:train|test|run)) {package}\b', rf'\1 {mim_name(package)}', text
         )
     command = [sys.executable, '-c'] if language == 'python' else ['bash', '-ec']
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from tests.helpers import MIM, ROOT, called, on_openmmlab
+from tests.helpers import MIM, ROOT, mim_name, on_openmmlab
 
 NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
 # Imported or started by the other tools.
@@ -137,7 +137,7 @@ def test_configs_are_found_from_any_folder(outside):
     path = found.stdout.strip()
     assert path == str(folder / 'crossformer_mm/.mim/configs' / f'{NAME}.py')
     # mim finds it and the plugin; only the data is missing.
-    trained = call(MIM, 'train', called('mmdet'), path)
+    trained = call(MIM, 'train', mim_name('mmdet'), path)
     assert 'Data not found: data/coco/annotations' in trained.stdout
     assert NAME in call('crossformer-config').stdout
 
