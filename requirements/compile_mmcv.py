@@ -146,7 +146,7 @@ def compile_wheel(pins: Pins, gpu: str, workshop: Path) -> Path:
         env['PYTHONPATH'] = str(workshop)
     # No cache, or pip may take a wheel it has built for another torch.
     command = [*pip('wheel'), '-v', '--no-deps', '--no-build-isolation']
-    command += ['--no-cache-dir', '--no-binary', pins.called('mmcv')]
+    command += ['--no-cache-dir', '--no-binary', pins.distribution('mmcv')]
     command += [pins.pin('mmcv'), '-w', str(workshop)]
     log = Path(sys.prefix, 'mmcv-build.log')
     pipe = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT}

@@ -39,17 +39,17 @@ class Pins:
         found = re.search(pattern, self.text, re.MULTILINE)
         return found[1] if found else ''
 
-    def called(self, package: str) -> str:
+    def distribution(self, package: str) -> str:
         """Return what this stack calls a distribution of OpenMMLab."""
         return FORKS.get(package, package) if self.stack == 'onedl' else package
 
     def version(self, package: str) -> str:
         """Return the version of a package, or nothing."""
-        return self.note(rf'^{re.escape(self.called(package))}==([^\s;]+)')
+        return self.note(rf'^{re.escape(self.distribution(package))}==([^\s;]+)')
 
     def pin(self, package: str) -> str:
         """Return a package as pip wants it, such as 'torch==2.13.0'."""
-        return f'{self.called(package)}=={self.version(package)}'
+        return f'{self.distribution(package)}=={self.version(package)}'
 
     def torch(self, gpu: str) -> list[str]:
         """Return what pip installs as torch: the CPU build where there is no GPU."""

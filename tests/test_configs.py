@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from tests.conftest import ROOT, on_openmmlab
+from tests.helpers import ROOT, on_openmmlab
 
 FOLDER = ROOT / 'configs'
 # Those of classifiers are tested in tests/classification, those to copy for data of

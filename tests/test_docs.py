@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, run_block
+from tests.helpers import ROOT, run_block
 
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))

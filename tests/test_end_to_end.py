@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from tests.conftest import DETECTOR, ROOT, SEGMENTOR, scalars
+from tests.helpers import DETECTOR, ROOT, SEGMENTOR, scalars
 
 FULL = ROOT / 'configs' / 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
 ONE_EPOCH = ('--cfg-options', 'train_cfg.max_epochs=1')

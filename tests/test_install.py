@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import ONEDL, ROOT, TORCH_21
+from tests.helpers import ONEDL, ROOT, TORCH_21
 
 REQUIREMENTS = ROOT / 'requirements'
 

@@ -11,7 +11,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import RUNNERS, DefaultScope
 
-from tests.conftest import ROOT, on_openmmlab, run_block
+from tests.helpers import ROOT, on_openmmlab, run_block
 from tests.odd_data import make_coco, make_labels
 
 MARK = re.compile(

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from crossformer_mm import preflight
 from crossformer_mm.preflight.first_step import shrink
-from tests.conftest import DETECTOR, ROOT, SEGMENTOR, on_openmmlab
+from tests.helpers import DETECTOR, ROOT, SEGMENTOR, on_openmmlab
 
 TRAIN, VAL = 'instances_train2017.json', 'instances_val2017.json'
 

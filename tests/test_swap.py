@@ -11,7 +11,7 @@ from mmengine.registry import RUNNERS, DefaultScope
 from crossformer_mm.swap import rules
 from crossformer_mm.swap.rules import Outputs, backbone_config, translate
 from crossformer_mm.swap.write_config import Change, config_text
-from tests.conftest import ROOT, on_openmmlab
+from tests.helpers import ROOT, on_openmmlab
 
 COMMAND = Path(sys.executable).with_name('crossformer-config')
 OLD, NEW = [256, 512, 1024, 2048], [96, 192, 384, 768]

@@ -1,13 +1,15 @@
-"""The wheel carries everything, and works outside of the checkout."""
+"""Sdist and wheel carry everything, and work outside of the checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
 
-from tests.conftest import MIM, ROOT, called, on_openmmlab
+from tests.helpers import MIM, ROOT, mim_name, on_openmmlab
 
 NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
 COMMANDS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py'))
@@ -24,10 +26,29 @@ def run(command, **options):
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
+def sdist(tmp_path_factory):
+    """Build an sdist as on Windows, where Git checks out links as text files."""
+    checkout = tmp_path_factory.mktemp('checkout')
+    command = ['git', '-C', ROOT, 'ls-files', '-z', '-co', '--exclude-standard']
+    for name in subprocess.check_output(command, text=True).rstrip('\0').split('\0'):
+        source, copy = ROOT / name, checkout / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            copy.write_text(os.readlink(source))
+        elif source.exists():
+            shutil.copy(source, copy)
+    code = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    built = run([sys.executable, '-c', code], cwd=checkout)
+    assert built.returncode == 0, built.stdout
+    (path,) = checkout.glob('dist/*.tar.gz')
+    return path
+
+
+@pytest.fixture(scope='module')
+def wheel(sdist, tmp_path_factory):
     folder = tmp_path_factory.mktemp('wheel')
     options = ['--no-deps', '--no-build-isolation', '-w', folder]
-    built = run([sys.executable, '-m', 'pip', 'wheel', *options, ROOT])
+    built = run([sys.executable, '-m', 'pip', 'wheel', *options, sdist])
     assert built.returncode == 0, built.stdout
     (path,) = folder.glob('*.whl')
     return path
@@ -72,9 +93,16 @@ def outside(wheel, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_content(wheel):
+def test_content(sdist, wheel):
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+    assert all(member.isfile() or member.isdir() for member in members)
+    assert any(member.name.endswith('/LICENSE') for member in members)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+        assert not archive.testzip()
+        lists = archive.read('crossformer_mm/.mim/requirements/openmmlab.txt')
+    assert lists == (ROOT / 'requirements' / 'openmmlab.txt').read_bytes()
     shipped = {
         str(path.relative_to(ROOT))
         for folder in ('configs', 'tools')
@@ -93,7 +121,7 @@ def test_configs_are_found_from_any_folder(outside):
     path = found.stdout.strip()
     assert path == str(folder / 'crossformer_mm/.mim/configs' / f'{NAME}.py')
     # mim finds it and the plugin; only the data is missing.
-    trained = call(MIM, 'train', called('mmdet'), path)
+    trained = call(MIM, 'train', mim_name('mmdet'), path)
     assert 'Data not found: data/coco/annotations' in trained.stdout
     assert NAME in call('crossformer-config').stdout
 

@@ -88,7 +88,7 @@ def check_python() -> Check:
 
 def check_package(package: str, module: str, test: Test = bool) -> Check:
     """Import and test a package and compare its version with the pin."""
-    found, pin = installed(PINS.called(package)), PINS.version(package)
+    found, pin = installed(PINS.distribution(package)), PINS.version(package)
     fix, wanted = install(package), pin + remark(package)
     check = examine(package, {module: fix}, found or 'no metadata', wanted, test)
     # '+cpu' names the build, not another version.
@@ -169,7 +169,7 @@ def examine(
 
 def remark(package: str) -> str:
     """Return what to know about an installed package beside its version."""
-    for dist in metadata.distributions(name=PINS.called(package)):
+    for dist in metadata.distributions(name=PINS.distribution(package)):
         if package == 'torch' and [*map(int, dist.version.split('.')[:2])] < [2, 10]:
             # The plugin's own reader of checkpoints does not call it.
             return '; before 2.10 torch.load is open to CVE-2026-24747'

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from tests.checkpoint.corpus import CASES
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 
 def test_each_file_on_one_way():

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 from tests import published
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 FOLDER = ROOT / 'configs'
 CONVERT = ROOT / 'tools' / 'convert_checkpoint.py'

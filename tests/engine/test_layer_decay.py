@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from crossformer_mm import CrossFormer
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 LR = 1e-3
 ARCH = dict(embed_dims=16, depths=[1, 2, 3, 1], num_heads=[1, 2, 4, 8])

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from crossformer_mm import CheckedRunner
 from crossformer_mm.checkpoint import CheckpointError
-from tests.conftest import ONEDL  # it unpickles freely what is foreign
+from tests.helpers import ONEDL  # it unpickles freely what is foreign
 
 CONFIG = """
 load_from = {load_from!r}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.models.test_crossformer import tiny
 
 # CROSSFORMER_EXAMPLES=1000 for a long run.

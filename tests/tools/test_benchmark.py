@@ -9,7 +9,7 @@ import sys
 import pytest
 import rich.console
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 TOOLS = ROOT / 'tools'
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ONEDL, ROOT, on_openmmlab
+from tests.helpers import ONEDL, ROOT, on_openmmlab
 
 DOCTOR = ROOT / 'tools' / 'check_env.py'
 PARTS = [

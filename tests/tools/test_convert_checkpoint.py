@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from crossformer_mm.checkpoint.convert import RECORD, sha256
 from tests import published
 from tests.checkpoint import kinds
-from tests.conftest import MIM, ROOT, called
+from tests.helpers import MIM, ROOT, called
 
 MASK_RCNN = ROOT / 'configs' / 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
 

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
-from tests.conftest import DETECTOR, ROOT, SEGMENTOR
+from tests.helpers import DETECTOR, ROOT, SEGMENTOR
 
 TOOL = ROOT / 'tools' / 'demo.py'
 

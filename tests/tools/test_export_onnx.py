@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from pycocotools import mask as coco_mask
 
 from crossformer_mm import CrossFormer
-from tests.conftest import DETECTOR, ROOT, SEGMENTOR, TORCH_21
+from tests.helpers import DETECTOR, ROOT, SEGMENTOR, TORCH_21
 
 pytestmark = pytest.mark.skipif(TORCH_21, reason='torch 2.1 does not export so')
 # Small ones: the exporter takes its time for each block.

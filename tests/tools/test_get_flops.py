@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from crossformer_mm import CrossFormer
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 TOOLS = ROOT / 'tools'
 DEPTHS, WIDTH, HEADS = (2, 2), 32, (2, 4)

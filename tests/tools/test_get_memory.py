@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import DETECTOR, ROOT, SEGMENTOR
+from tests.helpers import DETECTOR, ROOT, SEGMENTOR
 
 
 @pytest.fixture

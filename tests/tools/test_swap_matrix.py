@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, on_openmmlab
+from tests.helpers import ROOT, on_openmmlab
 
 TOOL = ROOT / 'tools' / 'swap_matrix.py'
 # All of them would take an hour: these, one a day, take seconds.

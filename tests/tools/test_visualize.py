@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from crossformer_mm.attention_record import record_attention
-from tests.conftest import DETECTOR, ROOT
+from tests.helpers import DETECTOR, ROOT
 
 TOOL = ROOT / 'tools' / 'visualize.py'
 BROWSER = shutil.which('chromium')

@@ -4,8 +4,8 @@ import torch
 from mmengine.registry import RUNNERS
 from torch import distributed as dist
 
-from tests.conftest import DETECTOR
-from tests.training.conftest import short_config
+from tests.helpers import DETECTOR
+from tests.training.helpers import short_config
 
 for frozen_stages in range(5):
     config = short_config(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
-from tests.conftest import DETECTOR, MIM, called
+from tests.helpers import DETECTOR, MIM, mim_name
 
 # CROSSFORMER_KILLS=20 for a long run.
 KILLS = int(os.environ.get('CROSSFORMER_KILLS', 2))
@@ -42,7 +42,7 @@ class Training:
 
     def start(self, *options):
         return subprocess.Popen(
-            [MIM, 'train', called('mmdet'), DETECTOR, '--work-dir', self.work_dir]
+            [MIM, 'train', mim_name('mmdet'), DETECTOR, '--work-dir', self.work_dir]
             + [*options, *OPTIONS],
             env=self.environ,
             stdout=self.log.open('w'),

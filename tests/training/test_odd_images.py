@@ -9,8 +9,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from tests.conftest import DETECTOR, scalars
-from tests.training.conftest import short_config
+from tests.helpers import DETECTOR, scalars
+from tests.training.helpers import short_config
 
 KITE = 38  # one of the mini config's classes
 COLOR = (200, 60, 30)

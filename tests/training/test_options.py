@@ -9,7 +9,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
-from tests.conftest import SEGMENTOR, scalars
+from tests.helpers import SEGMENTOR, scalars
 
 pytestmark = pytest.mark.slow
 

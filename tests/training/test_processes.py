@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS, DefaultScope
 
 from crossformer_mm.checkpoint.reader import read_checkpoint
-from tests.conftest import DETECTOR, ROOT, SEGMENTOR
+from tests.helpers import DETECTOR, ROOT, SEGMENTOR
 
 # No noise, and no statistics over the images of one process: a step then is the mean
 # gradient of all images.

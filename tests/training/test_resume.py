@@ -6,7 +6,7 @@
 import torch
 
 from tests.checkpoint.test_reader import hostile_objects, save
-from tests.conftest import DETECTOR
+from tests.helpers import DETECTOR
 
 
 def test_a_cut_off_file_asked_for_is_refused(mim, mini_coco, tmp_path):
