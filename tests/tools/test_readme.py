@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 TOOLS = ROOT / 'tools'
 COMMANDS = sorted(path.name for path in TOOLS.glob('*.py'))
