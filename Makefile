@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # PYTHON=/path/to/python overrides it.
 PYTHON ?= $(shell for version in $$(sed -n 's/^\# Python: //p' requirements/$(STACK).txt) 3; \
 	do python$$version -c '' 2>/dev/null && break; done; echo python$$version)
-# Its progress alone on the screen.
+# Only its progress on the screen.
 MIM := $(BIN)/python tools/quiet.py $(BIN)/mim
 CONFIG := configs/mask_rcnn_crossformer_t_fpn_mini_coco.py
 WORK_DIR := work_dirs/quickstart
@@ -93,7 +93,7 @@ docs-images: $(WORK_DIR)/predictions.png $(MEASURED)  ## the pictures of docs/, 
 	cp work_dirs/long_run/long_run.png work_dirs/ablation/ablation.png docs/images
 
 work_dirs/scaling/benchmark.png:
-	@echo 'Timing both modes: leave the machine alone'
+	@echo 'Timing both modes: nothing else should run meanwhile'
 	$(BIN)/python tools/benchmark.py --repeats 1 --out $(@D)/interval \
 		--networks "CrossFormer-S interval" \
 		--shapes 256x256 512x512 768x768 1024x1024 1536x1536
