@@ -49,7 +49,7 @@ def main() -> None:
         network = whole_network(model, args.scores)
     except NotCovered as error:
         fail(str(error))
-    print(f'Exporting the {type(model).__name__}: a minute or more')
+    print(f'Exporting the {type(model).__name__}: this takes minutes')
     program = export(network)
     about = describe(cfg, content, network) | dict(sha256=sha256(args.checkpoint))
     program.model.metadata_props['crossformer_mm'] = json.dumps(about)

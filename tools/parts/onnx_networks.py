@@ -228,9 +228,11 @@ def suppress(
         'NonMaxSuppression',
         (shifted[None], scores[None, None], *map(torch.tensor, limits)),
         dtype=torch.int64,
-        shape=(as_size(scores.count_nonzero()), 3),  # any unknown number
+        shape=(as_size(scores.count_nonzero()), 3),  # the length is known below
         version=OPSET,
-    )[:, 2]
+    )
+    shape = symbolic('Shape', (kept,), dtype=torch.int64, shape=(2,), version=OPSET)
+    kept = kept.narrow(0, 0, as_size(shape[0]))[:, 2]
     return boxes[kept], scores[kept], labels[kept]
 
 
