@@ -1,14 +1,14 @@
-"""What the paper's ablations put in the place of CrossFormer's own parts.
+"""Replacements for parts of CrossFormer in the paper's ablations.
 
 CrossFormer, table 5: other attention than LSDA, other position representations than
-DPB. A config gets them by ::
+DPB. A config enables them by ::
 
     custom_imports = dict(imports=['crossformer_mm', 'crossformer_mm.ablations'])
 
 and the arguments ``attention`` ('sda' or 'lda' only, 'shifted' windows as in Swin,
 spatial 'reduction' as in PVT) and ``position_bias`` ('dpb_residual' with residual
 connections in the DPB, 'rpb' as in Swin, 'ape': absolute, added to the tokens of the
-first stage) of a backbone. A single-scale embedding needs no part of its own, but
+first stage) of a backbone. A single-scale embedding needs no replacement, only
 ``patch_sizes=[4]`` and ``merge_sizes=[[2]] * 3``.
 """
 
