@@ -276,6 +276,17 @@ DETECTOR_FAULTS = {
 }
 
 
+def test_classes_in_a_file_of_names(detector, tmp_path):
+    cfg, _ = detector
+    names = tmp_path / 'names.txt'
+    names.write_text('\n'.join(CLASSES))
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.metainfo.classes = str(names)
+    assert not alarms(cfg, 'check_classes')
+    names.write_text('\n'.join(CLASSES[:4]))
+    assert 'num_classes is 5, the data has 4' in alarms(cfg, 'check_classes')[0]
+
+
 @pytest.mark.parametrize('fault', DETECTOR_FAULTS)
 def test_fault_of_a_detector(detector, fault):
     cfg, _ = detector

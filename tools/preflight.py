@@ -1,11 +1,11 @@
-"""Examine a config and its data before a training: what would cost a day.
+"""Check a config and its data before a training.
 
     python tools/preflight.py CONFIG
     mim run crossformer_mm preflight CONFIG
 
-Prints a line per finding: verdict, part, what is the case and what to do. 'FAIL' stops
-or spoils the training, 'warn' may. Ends with exit code 1 when anything says FAIL. Works
-on any config of MMDetection or MMSegmentation, on any backbone.
+Prints a line per finding: verdict, part, finding and remedy. 'FAIL' stops or spoils the
+training, 'warn' may. The exit code is 1 if any line says FAIL. Works for any config of
+MMDetection or MMSegmentation, with any backbone.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', metavar='CONFIG', type=Path)
     parser.add_argument(
-        '--processes', type=int, metavar='N', help='of the training: GPUs, usually'
+        '--processes', type=int, metavar='N', help='of the training, usually GPUs'
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE'
@@ -50,7 +50,7 @@ def main() -> int:
         cfg.processes = args.processes
     failed = False
     for check in CHECKS:
-        # pycocotools and the metrics print what they do.
+        # pycocotools and the metrics print their progress.
         with open(os.devnull, 'w') as silence, redirect_stdout(silence):
             findings = list(check(cfg))
         for finding in findings:

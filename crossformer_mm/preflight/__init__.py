@@ -1,13 +1,13 @@
-"""What in a config or its data would cost a training.
+"""Check a config and its data before a training.
 
 ``finding``   a line of the report
-``datasets``  the data sets of a config, and small ones of a few of their images
+``datasets``  the data sets of a config, and small subsets of them
 ``coco``      annotation files of COCO's format
 ``maps``      label images of MMSegmentation
-``classes``   classes and values to ignore: the same everywhere
+``classes``   classes and ignored labels: the same everywhere
 ``schedule``  learning rate, warm-up, iterations
 ``network``   normalization, pretrained file, widths, strides
-``first_step``  a step of training, a prediction and its evaluation on real images
+``first_step``  a training step, a prediction and its evaluation on real images
 """
 
 from collections.abc import Callable, Iterator

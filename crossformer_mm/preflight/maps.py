@@ -43,7 +43,7 @@ def check_split(split: Split) -> Iterator[Finding]:
     faults = [fault for pair in zip(rows, maps) for fault in check_pair(split, *pair)]
     if not faults:
         faults = list(check_zero(split, rows[0], maps))
-    # One file stands for all that have the same fault.
+    # Of the files with the same fault, name the first.
     by_remedy = {fault[-1]: fault for fault in reversed(faults)}
     for verdict, text, remedy in by_remedy.values():
         yield Finding(verdict, part, text, remedy)

@@ -11,7 +11,7 @@ from ..engine.checks import type_name
 from .datasets import annotation_file, classes_of, data_sets, is_coco, listed, read_json
 from .finding import Finding
 
-ADAM_LIMIT = 2e-3  # above it Adam diverges on nearly any backbone
+ADAM_LIMIT = 2e-3  # above it Adam diverges with nearly any backbone
 SGD_LIMIT = 0.5
 WARM_UPS = ('LinearLR', 'ConstantLR')
 

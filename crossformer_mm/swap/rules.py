@@ -165,7 +165,11 @@ def stock_outputs(cfg: Config) -> Outputs:
     if not model:
         raise SwapError('it has no model: name the config of a training')
     if 'backbone' not in model:
-        parts = [key for key, value in model.items() if isinstance(value, dict)]
+        parts = [
+            key
+            for key, value in model.items()
+            if isinstance(value, dict) and key != 'data_preprocessor'
+        ]
         raise SwapError(
             f'{model.type} has no backbone of its own, only {", ".join(parts)}: if it '
             'wraps another model, swap the config of that one'
