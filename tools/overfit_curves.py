@@ -22,10 +22,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner.utils import set_random_seed
-from run_plots import curve_axes, legend_below, save
 
 from crossformer_mm.swap.dry_run import build_model, make_small
 from crossformer_mm.swap.rules import swap
+from parts.output import save_figure
+from parts.run_plots import curve_axes, legend_below
 
 CONFIGS = {
     'RTMDet-Ins': 'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py',
@@ -164,7 +165,7 @@ def draw(curves: dict[str, list[float]], path: Path) -> Path:
     axes.axhline(GOAL, color='0.5', linewidth=1)
     axes.set_yscale('log')
     legend_below(axes, 4)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 if __name__ == '__main__':
