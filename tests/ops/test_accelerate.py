@@ -1,6 +1,7 @@
 """Layers exchanged for faster ones: the same numbers, and only where they may be."""
 
 import logging
+import time
 
 import pytest
 import torch
@@ -15,16 +16,16 @@ from crossformer_mm.ops.accelerate import OneDNNLinear
 
 
 def operations(function):
-    called = []
+    names = []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            called.append(function.overloadpacket.__name__)
+            names.append(function.overloadpacket.__name__)
             return function(*args, **(kwargs or {}))
 
     with Watch(), torch.no_grad():
         function()
-    return called
+    return names
 
 
 def check_same(plain, fast, x):
@@ -82,8 +83,18 @@ def test_networks_give_the_same_under_autocast_and_in_float32():
         assert 'addmm' in operations(lambda: model.layers[0].blocks[0].mlp(x[..., :96]))
 
 
-def test_the_measurement_decides():
-    assert is_faster_accelerated() in (True, False)
+@pytest.mark.parametrize(('plain', 'onednn', 'faster'), [(1, 3, False), (3, 1, True)])
+def test_the_measurement_decides(plain, onednn, faster, monkeypatch):
+    """Each layer is called as it is; the slower one sleeps."""
+    forward = {nn.Linear: nn.Linear.forward, OneDNNLinear: OneDNNLinear.forward}
+    for layer, milliseconds in ((nn.Linear, plain), (OneDNNLinear, onednn)):
+
+        def call(self, x, layer=layer, seconds=milliseconds / 100):
+            time.sleep(seconds)
+            return forward[layer](self, x)
+
+        monkeypatch.setattr(layer, 'forward', call)
+    assert is_faster_accelerated() == faster
 
 
 @pytest.mark.parametrize('faster', [True, False])
