@@ -1,6 +1,6 @@
 """Read the pin files, for what installs and what examines an environment.
 
-Uses the standard library alone, and nothing that Python 3.8 cannot parse: whoever has
+Uses only the standard library, and nothing that Python 3.8 cannot parse: whoever has
 the wrong Python gets a line that says so instead of a syntax error.
 """
 

@@ -80,7 +80,7 @@ def test_mim_runs_a_tool_of_this_environment(here):
 
 @pytest.fixture(scope='module')
 def outside(wheel, tmp_path_factory):
-    """Install the wheel alone; return how to run a command that sees nothing else."""
+    """Install only the wheel; return how to run a command that sees nothing else."""
     folder = tmp_path_factory.mktemp('installed')
     installed = run(
         [sys.executable, '-m', 'pip', 'install', '--no-deps', '-t', folder, wheel]

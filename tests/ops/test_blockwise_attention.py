@@ -28,7 +28,7 @@ def slow_attention(qkv, table):
     q, k, v = qkv.unflatten(-1, (3, HEADS, -1)).unbind(3)
 
     def place(row, col):
-        """Tell a token's group, and where it is in the group."""
+        """Return a token's group, and its row and column in the group."""
         down, right = row // interval, col // interval
         group = row % interval, col % interval, down // rows, right // cols
         return group, down % rows, right % cols
