@@ -356,7 +356,7 @@ def test_every_version_is_pinned_exactly():
 
 
 def test_setup_py_names_the_pythons_of_the_stack(pins):
-    minors = re.findall(r'for minor in \((.+)\)', (ROOT / 'setup.py').read_text())
+    minors = re.findall(r'for n in \(([\d, ]+)\)', (ROOT / 'setup.py').read_text())
     named = [f'3.{minor}' for minor in minors[0].split(', ')]
     assert named == pins.pythons[::-1]
 

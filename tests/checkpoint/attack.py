@@ -69,7 +69,14 @@ def tool(*arguments):
 
     def run(source, folder):
         names = [str(folder / a) if '.' in a else a for a in arguments]
-        with mock.patch('sys.argv', [TOOL, source, *names]):
+        path = [
+            str(Path(TOOL).parent),
+            *sys.path,
+        ]  # Python puts a script's folder there
+        with (
+            mock.patch('sys.argv', [TOOL, source, *names]),
+            mock.patch('sys.path', path),
+        ):
             runpy.run_path(TOOL, run_name='__main__')
 
     return run

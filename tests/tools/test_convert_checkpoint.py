@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from crossformer_mm.checkpoint.convert import RECORD, sha256
 from tests import published
 from tests.checkpoint import kinds
-from tests.helpers import MIM, ROOT, called
+from tests.helpers import MIM, ROOT, mim_name
 
 MASK_RCNN = ROOT / 'configs' / 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
 
@@ -246,7 +246,7 @@ def test_mim_test_on_a_converted_detector(convert, tmp_path):
     command = [
         MIM,
         'test',
-        called('mmdet'),
+        mim_name('mmdet'),
         MASK_RCNN,
         '--checkpoint',
         tmp_path / 'new.pth',
