@@ -42,6 +42,7 @@ SECONDS = 10
 BYTES = 2**30
 LONGEST_LINE = 1000
 TOOL = str(Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py')
+sys.path.insert(0, str(Path(TOOL).parent))  # as Python does for a script
 UNTOUCHED = 123.0
 WATCHED = (HistoryBuffer, Counter, OrderedDict, torch.Tensor, torch.nn.Parameter)
 
@@ -69,14 +70,7 @@ def tool(*arguments):
 
     def run(source, folder):
         names = [str(folder / a) if '.' in a else a for a in arguments]
-        path = [
-            str(Path(TOOL).parent),
-            *sys.path,
-        ]  # Python puts a script's folder there
-        with (
-            mock.patch('sys.argv', [TOOL, source, *names]),
-            mock.patch('sys.path', path),
-        ):
+        with mock.patch('sys.argv', [TOOL, source, *names]):
             runpy.run_path(TOOL, run_name='__main__')
 
     return run
