@@ -13,10 +13,8 @@
 # with, so results may differ, and the trained network must be used in this mode; two
 # images per step take 8 times the iterations at an 8th of the learning rate. (One is
 # too few for UPerNet: where it pools to a single pixel, its batch norm needs two.)
-# What it brings: a step of Mask R-CNN on CrossFormer-S with one image of 800 x 1333
-# takes 2.2 instead of 4.3 GiB and 0.57 times the time, float32 on 2 CPU cores
-# (tools/get_memory.py, with --cfg-options for the first line below). Mixed precision
-# needs a GPU and was not measured.
+# What it saves: tools/get_memory.py measures it, with --cfg-options for the first line
+# below. Mixed precision needs a GPU and was not measured.
 small_memory = dict(
     model=dict(backbone=dict(with_cp=True, lda_mode='group')),
     train_dataloader=dict(batch_size=2),
