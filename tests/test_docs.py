@@ -14,7 +14,7 @@ PAGES = sorted(DOCS.glob('*.md'))
 TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'CHANGELOG.md']
 CONTRIBUTE = (DOCS / 'contribute.md').read_text()
 # A mark in a comment, and the fenced block after it.
-MARKED = re.compile(r'(?:<!-- (.+?) -->\n)?```(\w+)\n(.+?)```', re.DOTALL)
+MARKED = re.compile(r'(?:<!-- ([^>]+) -->\n)?```(\w+)\n(.+?)```', re.DOTALL)
 # What such a mark says: it is run here, there, or cannot be run without the thing.
 MARK = re.compile(r'run|run by hand on .+|tested by (\S+)|needs .+|file (\S+)')
 
