@@ -278,8 +278,9 @@ def test_mim_runs_the_tool(tmp_path):
 
 # VmHWM is this program's own peak: ru_maxrss starts at that of the tests.
 MEASURED = """
-import runpy, sys
+import os, runpy, sys
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))  # as Python does for a script
 runpy.run_path(sys.argv[0], run_name='__main__')
 print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])
 """
