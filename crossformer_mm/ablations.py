@@ -111,7 +111,7 @@ class SpatialReductionAttention(nn.Module):
 
     def reduce(self, x: Tensor) -> Tensor:
         """Reduce ``[B, H, W, C]``, padded to a multiple of the ratio."""
-        if self.reduction is None or self.norm is None:
+        if self.reduction is None:
             return x
         ratio = self.reduction.stride[0]
         x = F.pad(x, (0, 0, 0, -x.shape[2] % ratio, 0, -x.shape[1] % ratio))

@@ -21,6 +21,7 @@ from mmengine.logging import MMLogger
 import crossformer_mm  # noqa: F401 - registers the backbones
 from crossformer_mm.preflight import CHECKS
 from crossformer_mm.swap.dry_run import first_line
+from parts.output import fail
 
 
 def main() -> int:
@@ -35,17 +36,17 @@ def main() -> int:
     )
     args = parser.parse_args()
     if not args.config.is_file():
-        sys.exit(f'preflight: there is no file {args.config}')
+        fail(f'there is no file {args.config}')
     warnings.simplefilter('ignore')
     MMLogger.get_instance('preflight', log_level='CRITICAL')
     try:
         cfg = Config.fromfile(args.config)
         cfg.merge_from_dict(args.cfg_options or {})
     except Exception as error:
-        sys.exit(f'preflight: {args.config}: {first_line(error)}')
+        fail(f'{args.config}: {first_line(error)}')
     for key in ('model', 'train_dataloader', 'train_cfg'):
         if not cfg.get(key):
-            sys.exit(f'preflight: {args.config} has no {key}: it trains nothing')
+            fail(f'{args.config} has no {key}: it trains nothing')
     if args.processes:
         cfg.processes = args.processes
     failed = False
