@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -70,6 +71,7 @@ def step(model: BaseModel, batch: dict[str, list[Any]]) -> StepResult:
         if type(module).__name__ == 'DropPath':
             module.eval()
     model.zero_grad()
+    MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD asks for it
     data = model.data_preprocessor(batch, True)
     total, logged = model.parse_losses(model(**data, mode='loss'))
     total.backward()
@@ -108,6 +110,9 @@ def make_batch(cfg: Config, side: int, images: int = 2) -> dict[str, list[Any]]:
     ]
     counts += find_keys(cfg.model, 'num_things_classes')
     samples = [make(side, side, min(counts, default=1)) for _ in range(images)]
+    if 'rpn_head' in cfg.model:
+        for sample in samples:
+            del sample.proposals  # the model makes its own
     inputs = torch.randint(256, (images, 3, side, side), dtype=torch.uint8)
     return dict(inputs=list(inputs), data_samples=samples)
 
