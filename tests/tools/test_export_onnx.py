@@ -122,6 +122,11 @@ def images(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def parts_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+
+
 @pytest.mark.slow
 def test_detector(images, tmp_path):
     config, weights, out = make_network('mask_rcnn', tmp_path)
@@ -150,12 +155,50 @@ def test_detector(images, tmp_path):
             assert mask.shape == tuple(size)
 
 
+def test_boxes_and_masks_in_the_original_image(parts_on_path):
+    from mmdet.structures import DetDataSample
+
+    from evaluate_onnx import instances
+
+    sample = DetDataSample(metainfo=dict(ori_shape=(40, 60), scale_factor=(2.0, 0.5)))
+    mask = torch.zeros(1, 28, 28)
+    mask[:, :, :14] = 1  # the left half
+    found = [
+        torch.tensor([[20.0, 5.0, 100.0, 15.0]]),
+        torch.ones(1),
+        torch.zeros(1),
+        mask,
+    ]
+    result = instances(found, sample)
+    assert result.bboxes.tolist() == [[10, 10, 50, 30]]
+    expected = torch.zeros(1, 40, 60, dtype=torch.bool)
+    expected[:, 10:30, 10:30] = True
+    assert torch.equal(result.masks, expected)
+    none = [torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), torch.zeros(0, 28, 28)]
+    assert instances(none, sample).masks.shape == (0, 40, 60)
+
+
 @pytest.mark.slow
-def test_segmentor(images, tmp_path):
+def test_segmentor(images, mim, mini_ade20k, tmp_path):
     config, weights, out = make_network('fpn', tmp_path)
     run = tool('export_onnx', config, weights, out, '--scores')
     assert run.returncode == 0, run.stderr
     assert check_agreement(run.stdout) == 3
+    shown = mim(
+        'test',
+        'mmsegmentation',
+        config,
+        '--checkpoint',
+        weights,
+        ade20k_root=mini_ade20k,
+    ).stdout
+    data = dict(ADE20K_ROOT=str(mini_ade20k))
+    run = tool('evaluate_onnx', config, out, '--work-dir', tmp_path / 'w', **data)
+    assert run.returncode == 0, run.stderr
+    expected, found = (
+        float(re.findall(r'mIoU: ([\d.]+)', text)[-1]) for text in (shown, run.stdout)
+    )
+    assert found == pytest.approx(expected, abs=0.05) and found > 0
     sides = onnx.load(out).graph.input[0].type.tensor_type.shape.dim
     assert [bool(side.dim_param) for side in sides] == [True, False, True, True]
     folder = tmp_path / 'out'
@@ -176,11 +219,6 @@ def test_agrees_at_50_sizes(name, tmp_path):
     run = tool('onnx_agreement', config, weights, out)
     print(run.stdout)
     assert check_agreement(run.stdout) == 50, run.stderr
-
-
-@pytest.fixture
-def parts_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / 'tools')
 
 
 @pytest.mark.parametrize('lda_mode', ['interval', 'group'])

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from crossformer_mm.checkpoint.load import check_loaded
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
@@ -87,7 +87,7 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, image: torch.Tensor) -> list[Any]:
+def predict(model: nn.Module, image: Tensor) -> list[Any]:
     """Run MMDetection's or MMSegmentation's own test step, at the size as it is."""
     shape = tuple(image.shape[1:])
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1, 1))
@@ -145,21 +145,24 @@ def compare_masks(
         tuple: The least IoU, how many pixels differ there, of how many, and how far
         from the threshold of 0.5 the probability of any pixel is that differs.
     """
-    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
-
     worst, margin = (1.0, 0, 0), 0.0
     boxes, _, _, masks = map(torch.from_numpy, found)
     for i, j, _ in pairs:
-        pasted, _ = _do_paste_mask(
-            masks[j, None, None], boxes[j, None], *size, skip_empty=False
-        )
-        probability, mask = pasted[0].numpy(), theirs['masks'][i]
+        (pasted,) = paste_masks(masks[j, None], boxes[j, None], size)
+        probability, mask = pasted.numpy(), theirs['masks'][i]
         ours = probability >= 0.5
         differs, union = ours != mask, (ours | mask).sum()
         if union:
             worst = min(worst, (1 - differs.sum() / union, differs.sum(), union))
         margin = max(margin, abs(probability - 0.5)[differs].max(initial=0.0))
     return *worst, margin
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Paste masks ``[N, 28, 28]`` into images of a size: probabilities."""
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    return _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)[0]
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
