@@ -180,6 +180,32 @@ def test_backbones_are_compared(copied, tmp_path, monkeypatch):
     assert cv2.imread(str(tmp_path / 'out' / 'comparison.png')).std() > 1
 
 
+def test_nuclei_are_laid_out(tmp_path):
+    stage = tmp_path / 'kaggle-dsbowl-2018-dataset-fixes' / 'stage1_train'
+    for number in range(11):
+        folder = stage / f'{number:02}'
+        for kind in ('images', 'masks'):
+            (folder / kind).mkdir(parents=True)
+        picture = np.full((20, 30, 4), number, np.uint8)  # with an alpha channel
+        cv2.imwrite(str(folder / 'images' / f'{folder.name}.png'), picture)
+        for left in (0, 20):  # two nuclei
+            mask = np.zeros((20, 30), np.uint8)
+            mask[5:10, left : left + 10] = 255
+            cv2.imwrite(str(folder / 'masks' / f'{left}.png'), mask)
+    (stage / 'notes.txt').write_text('no folder')
+    page = (ROOT / 'docs' / 'comparison.md').read_text()
+    (block,) = (text for language, text in MARK.findall(page) if language == 'python')
+    run_block('python', block, tmp_path)
+    out = tmp_path / 'nuclei'
+    assert names(out / 'images' / 'val') == ['00.png', '10.png']
+    assert names(out / 'labels' / 'train') == [f'{n:02}.png' for n in range(1, 10)]
+    assert cv2.imread(str(out / 'images' / 'val' / '10.png')).shape == (20, 30, 3)
+    expected = np.zeros((20, 30), np.uint8)
+    expected[5:10, :10] = expected[5:10, 20:] = 1
+    found = cv2.imread(str(out / 'labels' / 'val' / '10.png'), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize('images', [3, 18, 20_000])
 @pytest.mark.parametrize('name', ['own_coco_example', 'own_segmentation_example'])
 @on_openmmlab

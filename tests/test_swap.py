@@ -247,6 +247,7 @@ def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
         (('empty.py', *backbone, 'old.py'), 'old.py exists already'),
         (('empty.py', *backbone, 'new.py'), 'it has no model'),
         (('mmdet::no/such.py', *backbone, 'new.py'), 'it cannot be read'),
+        (('mmdet::gn+ws/any.py', *backbone, 'new.py'), 'give the path of the file'),
     ]:
         result = run(*arguments, folder=tmp_path)
         assert result.returncode == 1

@@ -99,6 +99,8 @@ def families() -> list[dict[str, Any]]:
             if folder.name not in NO_FAMILY and files:
                 best = min(files, key=preference)
                 config = f'{name}::{folder.name}/{best}'
+                if not re.fullmatch(r'\w+', folder.name):  # MMEngine does not read it
+                    config = str(folder / best)
                 chosen.append(dict(family=f'{name}/{folder.name}', config=config))
     return chosen
 
@@ -190,7 +192,7 @@ def line(row: dict[str, Any]) -> str:
         reason = f'{row["without_gradient"]} parameters get no gradient'
     if row.get('stock'):
         reason += f' (stock: {row["stock"]})'
-    name = row['config'].partition('::')[2]
+    name = '/'.join(re.split('::|/', row['config'])[-2:])
     cells = [row['family'], f'`{name}`', *cells, reason.replace('|', '/')]
     return f'| {" | ".join(cells)} |'
 

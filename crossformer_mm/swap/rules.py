@@ -6,6 +6,7 @@ and the heads.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +79,13 @@ def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
     if out.exists():
         raise SwapError(f'{out} exists already: name another file, or remove it')
     if '::' in config:
+        package, _, name = config.partition('::')
+        if not re.match(r'\w+/', name):
+            raise SwapError(
+                f'MMEngine reads only {package}::FOLDER/NAME.py, with letters, digits '
+                f'and "_" in FOLDER: give the path of the file, which lies in '
+                f'.mim/configs of the installed {package}'
+            )
         base = config
     elif Path(config).is_file():
         base = os.path.relpath(config, out.parent)
