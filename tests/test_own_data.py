@@ -1,5 +1,6 @@
 """docs/own_data.md, command by command, on data of odd make."""
 
+import os
 import re
 import shutil
 import sys
@@ -21,6 +22,10 @@ FORTY = tuple(f'class {i}' for i in range(40))
 # Ten iterations of the smallest network.
 SHORT = dict(images=5, epochs=4, batch_size=2, weights=None, scale=(96, 64))
 BACKBONE = "'CrossFormer_T', [64, 128, 256, 512]"
+
+BY_HAND = pytest.mark.skipif(
+    'OWN_DATA_ALL' not in os.environ, reason='OWN_DATA_ALL=1 runs it'
+)
 
 
 @pytest.fixture
@@ -62,10 +67,11 @@ def names(folder):
 
 
 @pytest.mark.slow
-def test_detection(half, tmp_path):
-    make_coco(tmp_path / 'my_data', FORTY)
+@pytest.mark.parametrize('classes', [FORTY, pytest.param(FORTY[:1], marks=BY_HAND)])
+def test_detection(classes, half, tmp_path):
+    make_coco(tmp_path / 'my_data', classes)
     # What is found after ten iterations is unsure: the last block prints it.
-    told = half('Detection', 'own_coco_example.py', classes=FORTY, **SHORT)
+    told = half('Detection', 'own_coco_example.py', classes=classes, **SHORT)
     run = tmp_path / 'work_dirs' / 'det'
     assert names(run / 'demo' / 'vis') == names(tmp_path / 'my_data' / 'val2017')
     for name in ('curves.png', 'predictions.png', 'confusion_matrix.png'):
@@ -77,9 +83,12 @@ def test_detection(half, tmp_path):
 
 @pytest.mark.slow
 @on_openmmlab
-def test_segmentation(half, tmp_path):
-    classes = FORTY[:20]
-    make_labels(tmp_path / 'my_labels', classes, 200, '.jpg')
+@pytest.mark.parametrize(
+    ('classes', 'void', 'suffix'),
+    [(FORTY[:20], 200, '.jpg'), pytest.param(FORTY[:2], 255, '.png', marks=BY_HAND)],
+)
+def test_segmentation(classes, void, suffix, half, tmp_path):
+    make_labels(tmp_path / 'my_labels', classes, void, suffix)
     colours = np.zeros((4, 4, 3), np.uint8)
     colours[0], colours[1] = (0, 0, 255), (9, 9, 9)  # OpenCV's blue comes first
     for folder in ('coloured', 'numbers'):
@@ -89,7 +98,8 @@ def test_segmentation(half, tmp_path):
         *('Segmentation', 'own_segmentation_example.py'),
         **dict(SHORT, crop=(64, 64)),
         classes=classes,
-        void=200,
+        void=void,
+        image_suffix__label_suffix=(suffix, '.png'),
     )
     numbers = cv2.imread(str(tmp_path / 'numbers' / 'a.png'), -1)
     assert numbers[:, 0].tolist() == [1, 255, 0, 0]
