@@ -79,14 +79,14 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + '/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=3, val_interval=3)
+train_cfg = dict(max_epochs=2, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=10),
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=0,
-        end=3,
+        end=2,
         convert_to_iter_based=True,
     ),
 ]

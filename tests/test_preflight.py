@@ -223,7 +223,7 @@ DETECTOR_FAULTS = {
     'milestones': (
         {'param_scheduler': [dict(type='MultiStepLR', milestones=[8, 11])]},
         'check_schedule',
-        'milestones [8, 11] after the last of 3 epochs',
+        'milestones [8, 11] after the last of 2 epochs',
     ),
     'curve': (
         {'param_scheduler': [dict(type='CosineAnnealingLR', begin=0, end=300)]},

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument('--ade20k', type=Path, default=Path('data/mini_ade20k'))
     parser.add_argument('--out', type=Path, default=Path('work_dirs/overfit'))
     parser.add_argument('--iterations', type=int, default=200)
-    parser.add_argument('--lr', type=float, default=3e-4)
+    parser.add_argument('--lr', type=float, default=5e-4)
     parser.add_argument('--only', nargs='+', metavar='NAME', choices=CONFIGS)
     args = parser.parse_args()
     warnings.simplefilter('ignore')
