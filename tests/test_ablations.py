@@ -34,7 +34,7 @@ def build(**kwargs):
 
 
 @pytest.mark.parametrize('variant', VARIANTS, ids=str)
-def test_every_variant_learns_by_config_alone(variant):
+def test_every_variant_learns_by_config_only(variant):
     model = build(**variant)
     outputs = model(torch.randn(2, 3, 60, 92))
     assert [list(o.shape) for o in outputs] == [[2, 32, 15, 23], [2, 64, 8, 12]]

@@ -199,7 +199,7 @@ def test_anything_else_builds_it_anew(install, steps, monkeypatch, change):
     assert steps[-1] == 'verify'
 
 
-def test_a_venv_made_by_hand_is_left_alone(install, steps):
+def test_a_venv_made_by_hand_stays_as_it_is(install, steps):
     install.VENV.mkdir()
     with pytest.raises(SystemExit) as stopped:
         install.main()

@@ -42,10 +42,10 @@ def half(tmp_path):
         blocks = MARK.findall(text)
         assert len(blocks) >= 4
         for language, block in blocks:
-            told = run_block(language, block, tmp_path)
+            output = run_block(language, block, tmp_path)
             if '--copy' in block:
                 edit(tmp_path / config, **lines)
-        return told
+        return output
 
     return run
 
@@ -71,14 +71,14 @@ def names(folder):
 def test_detection(classes, half, tmp_path):
     make_coco(tmp_path / 'my_data', classes)
     # What is found after ten iterations is unsure: the last block prints it.
-    told = half('Detection', 'own_coco_example.py', classes=classes, **SHORT)
+    output = half('Detection', 'own_coco_example.py', classes=classes, **SHORT)
     run = tmp_path / 'work_dirs' / 'det'
     assert names(run / 'demo' / 'vis') == names(tmp_path / 'my_data' / 'val2017')
     for name in ('curves.png', 'predictions.png', 'confusion_matrix.png'):
         assert cv2.imread(str(run / name)).std() > 1
     assert names(run / 'worst' / 'bad')
     assert names(run / 'browse')
-    assert all(line.startswith('class ') for line in told.splitlines() if '[' in line)
+    assert all(line.startswith('class ') for line in output.splitlines() if '[' in line)
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_segmentation(classes, void, suffix, half, tmp_path):
     for folder in ('coloured', 'numbers'):
         (tmp_path / folder).mkdir()
     cv2.imwrite(str(tmp_path / 'coloured' / 'a.png'), colours)
-    told = half(
+    output = half(
         *('Segmentation', 'own_segmentation_example.py'),
         **dict(SHORT, crop=(64, 64)),
         classes=classes,
@@ -112,7 +112,7 @@ def test_segmentation(classes, void, suffix, half, tmp_path):
         assert cv2.imread(str(run / name)).std() > 1
     assert len(names(run / 'browse')) == 4
     assert (run / 'confusion_matrix.png').stat().st_size > 10_000
-    assert 'class ' in told
+    assert 'class ' in output
 
 
 def train(config, work_dir):

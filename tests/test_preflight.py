@@ -80,9 +80,9 @@ ANNOTATION_FAULTS = {
 @pytest.mark.parametrize('fault', ANNOTATION_FAULTS)
 def test_annotation_is_named_with_file_and_id(detector, fault):
     cfg, root = detector
-    change, told = ANNOTATION_FAULTS[fault]
+    change, message = ANNOTATION_FAULTS[fault]
     edit(root, change)
-    lines = [line for line in alarms(cfg, 'check_annotations') if told in line]
+    lines = [line for line in alarms(cfg, 'check_annotations') if message in line]
     assert len(lines) == 1
     assert str(root / 'annotations' / TRAIN) in lines[0]
     assert f'annotation id {first_id(root)}' in lines[0]
@@ -110,7 +110,7 @@ def lost_image(data):
 
 
 @pytest.mark.parametrize(
-    ('change', 'told'),
+    ('change', 'message'),
     [
         (
             rename_category,
@@ -124,10 +124,10 @@ def lost_image(data):
         (lambda data: data['annotations'].clear(), 'no object of the config'),
     ],
 )
-def test_annotation_file(detector, change, told):
+def test_annotation_file(detector, change, message):
     cfg, root = detector
     edit(root, change)
-    lines = [line for line in alarms(cfg, 'check_annotations') if told in line]
+    lines = [line for line in alarms(cfg, 'check_annotations') if message in line]
     assert lines
     assert TRAIN in lines[0]
 
@@ -218,7 +218,7 @@ DETECTOR_FAULTS = {
     'warm-up': (
         {'param_scheduler': [dict(type='LinearLR', by_epoch=False, begin=0, end=500)]},
         'check_schedule',
-        'warm-up of 500 iterations, training of 12',
+        'warm-up of 500 iterations, training of 8',
     ),
     'milestones': (
         {'param_scheduler': [dict(type='MultiStepLR', milestones=[8, 11])]},
@@ -228,12 +228,12 @@ DETECTOR_FAULTS = {
     'curve': (
         {'param_scheduler': [dict(type='CosineAnnealingLR', begin=0, end=300)]},
         'check_schedule',
-        'ends at 300 epochs, the training at 3',
+        'ends at 300 epochs, the training at 2',
     ),
     'never validated': (
         {'train_cfg.val_interval': 10},
         'check_schedule',
-        'val_interval=10 in a training of 3: never',
+        'val_interval=10 in a training of 2: never',
     ),
     'BGR': (
         {
@@ -290,14 +290,14 @@ def test_classes_in_a_file_of_names(detector, tmp_path):
 @pytest.mark.parametrize('fault', DETECTOR_FAULTS)
 def test_fault_of_a_detector(detector, fault):
     cfg, _ = detector
-    options, check, told = DETECTOR_FAULTS[fault]
+    options, check, message = DETECTOR_FAULTS[fault]
     for key, value in options.items():
         place, _, last = key.rpartition('.')
         node = cfg
         for name in filter(None, place.split('.')):
             node = node[name]
         node[last] = value
-    assert any(told in line for line in alarms(cfg, check)), alarms(cfg, check)
+    assert any(message in line for line in alarms(cfg, check)), alarms(cfg, check)
 
 
 def test_file_of_another_variant(detector, tmp_path):
@@ -354,9 +354,9 @@ SEGMENTOR_FAULTS = {
 @pytest.mark.parametrize('fault', SEGMENTOR_FAULTS)
 def test_fault_of_a_segmentor(segmentor, fault):
     cfg, _ = segmentor
-    options, check, told = SEGMENTOR_FAULTS[fault]
+    options, check, message = SEGMENTOR_FAULTS[fault]
     cfg.merge_from_dict(options)
-    assert any(told in line for line in alarms(cfg, check)), alarms(cfg, check)
+    assert any(message in line for line in alarms(cfg, check)), alarms(cfg, check)
 
 
 def plain_dataset(cfg, classes, zero):
@@ -368,7 +368,7 @@ def plain_dataset(cfg, classes, zero):
 
 
 @pytest.mark.parametrize(
-    ('labels', 'zero', 'told'),
+    ('labels', 'zero', 'message'),
     [
         ([0, 1, 2], False, 'holds [2], beyond the 2 classes'),
         ([0, 1, 9], True, 'holds [8], beyond the 2 classes'),
@@ -377,16 +377,16 @@ def plain_dataset(cfg, classes, zero):
         ([0, 1, 2], True, ''),
     ],
 )
-def test_values_of_label_images(segmentor, labels, zero, told):
+def test_values_of_label_images(segmentor, labels, zero, message):
     cfg, root = segmentor
     plain_dataset(cfg, ('a', 'b'), zero)
     for path in (root / 'annotations' / 'training').iterdir():
         shape = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape
         cv2.imwrite(str(path), np.resize(labels, shape).astype(np.uint8))
     lines = [x for x in alarms(cfg, 'check_label_maps') if 'train' in x]
-    assert len(lines) == bool(told)
-    if told:
-        assert told in lines[0]
+    assert len(lines) == bool(message)
+    if message:
+        assert message in lines[0]
 
 
 def test_label_image_of_another_size_and_one_missing(segmentor):

@@ -191,7 +191,7 @@ def test_what_else_goes_and_stays():
 
 
 @pytest.mark.parametrize(
-    ('model', 'told'),
+    ('model', 'message'),
     [
         (
             dict(type='SoftTeacher', detector=dict(type='x')),
@@ -208,9 +208,9 @@ def test_what_else_goes_and_stays():
         ),
     ],
 )
-def test_refused_by_name(model, told):
+def test_refused_by_name(model, message):
     cfg = Config(dict(default_scope='mmseg', model=model))
-    with pytest.raises(rules.SwapError, match=told):
+    with pytest.raises(rules.SwapError, match=message):
         rules.changes(cfg, 'CrossFormer_S')
 
 
@@ -242,7 +242,7 @@ def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
     backbone = ('--backbone', 'CrossFormer_S', '--out')
     (tmp_path / 'old.py').write_text('')
     (tmp_path / 'empty.py').write_text('')
-    for arguments, told in [
+    for arguments, message in [
         (('nothing.py', *backbone, 'new.py'), 'nothing.py: there is no such file'),
         (('empty.py', *backbone, 'old.py'), 'old.py exists already'),
         (('empty.py', *backbone, 'new.py'), 'it has no model'),
@@ -253,7 +253,7 @@ def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
         assert result.returncode == 1
         (line,) = result.stderr.splitlines()
         assert line.startswith('crossformer-config: ')
-        assert told in line
+        assert message in line
     assert {path.name for path in tmp_path.iterdir()} == {'old.py', 'empty.py'}
 
 

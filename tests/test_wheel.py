@@ -72,8 +72,8 @@ def test_the_command_of_this_environment(here, tmp_path):
 @on_openmmlab
 @pytest.mark.slow
 def test_mim_runs_a_tool_of_this_environment(here):
-    told = here(MIM, 'run', 'crossformer_mm', 'get_flops', '--no-such-option')
-    assert 'usage: get_flops.py' in told.stdout
+    shown = here(MIM, 'run', 'crossformer_mm', 'get_flops', '--no-such-option')
+    assert 'usage: get_flops.py' in shown.stdout
     ran = here(MIM, 'run', 'crossformer_mm', 'check_env')
     assert ran.returncode == 0, ran.stdout
 

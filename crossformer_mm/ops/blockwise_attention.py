@@ -9,7 +9,7 @@ plain PyTorch; docs/speed.md has what this saves. Delete it when
 ``F.scaled_dot_product_attention`` has a gradient for its mask in linear memory.
 
 Shapes: G groups of N = rows * cols tokens, h heads of width d; ``qkv [B, H, W, 3 C]``,
-cut to ``q``, ``k``, ``v [G, h, N, d]``; ``table [h, 2 rows - 1, 2 cols - 1]``, spread
+cut to ``q``, ``k``, ``v [G, h, N, d]``; ``table [h, 2 rows - 1, 2 cols - 1]``, expanded
 to ``bias [h, N, N]``; ``padding [G, N]``, True where a token is padding.
 """
 
@@ -85,7 +85,7 @@ def attention_weights(
     """Compute the attention weights: ``[G, h, N, N]``."""
     scores = q @ k.transpose(2, 3) * scale
     if table is not None:
-        scores = scores + spread(table, grouping).to(scores.dtype)
+        scores = scores + expand_bias(table, grouping).to(scores.dtype)
     return (scores if padding is None else _hide(scores, padding)).softmax(-1)
 
 
@@ -100,7 +100,7 @@ def cut(
     return q, k, v, padding_mask(qkv, grouping)
 
 
-def spread(table: Tensor, grouping: Grouping) -> Tensor:
+def expand_bias(table: Tensor, grouping: Grouping) -> Tensor:
     """Expand the table to a bias for each pair of query and key: ``[h, N, N]``."""
     rows, cols, _ = grouping
     heads = table.shape[0]
@@ -138,7 +138,7 @@ class _BlockwiseAttention(torch.autograd.Function):
         return grads[0], None if table is None else grads[1], None, None, None
 
 
-def one_node(
+def compiled_operator(
     schema: str, empty_results: Callable[..., Any]
 ) -> Callable[[Callable], Callable]:
     """Make a function a single node of the graphs of ``torch.compile``.
@@ -163,7 +163,7 @@ def one_node(
     return decorate
 
 
-@one_node(
+@compiled_operator(
     f'(Tensor qkv, {SETTINGS}) -> Tensor',
     lambda qkv, *_: qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3),
 )
@@ -175,7 +175,7 @@ def attention_forward(
     parts = qkv.unflatten(3, (3, heads, -1))
     out = torch.empty_like(parts[:, :, :, 0])
     for rows, h in _slabs(parts, grouping):
-        bias = None if table is None else spread(table[h], grouping)
+        bias = None if table is None else expand_bias(table[h], grouping)
         slab = parts[:, rows, :, :, h]
         out[:, rows, :, h] = _slab_forward(slab, bias, grouping, scale)
     return out.flatten(3)
@@ -199,7 +199,7 @@ def _slab_forward(
     return out.unflatten(3, (heads, dim))
 
 
-@one_node(
+@compiled_operator(
     f'(Tensor grad, Tensor qkv, {SETTINGS}) -> (Tensor, Tensor)',
     lambda _, qkv, table, *__: (
         torch.empty_like(qkv, memory_format=torch.contiguous_format),
@@ -221,7 +221,7 @@ def attention_backward(
     grad_parts = torch.empty_like(parts, memory_format=torch.contiguous_format)
     grad_table = qkv.new_empty(0) if table is None else torch.zeros_like(table)
     for rows, h in _slabs(parts, grouping):
-        bias = None if table is None else spread(table[h], grouping)
+        bias = None if table is None else expand_bias(table[h], grouping)
         slabs = grad[:, rows, :, :, h], parts[:, rows, :, :, h]
         grad_slab, grad_bias = _slab_backward(*slabs, bias, grouping, scale)
         grad_parts[:, rows, :, :, h] = grad_slab
@@ -271,7 +271,7 @@ def _slab_backward(
 
 
 def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
-    """Sum the gradients of all pairs of an offset, the backward of :func:`spread`."""
+    """Sum the gradients over all pairs of an offset: undo :func:`expand_bias`."""
     rows, cols, _ = grouping
     grad = grad_bias.reshape(-1, rows, cols, rows, cols).transpose(2, 3)
     grad = grad.reshape(-1, rows * rows, cols * cols)

@@ -74,8 +74,8 @@ def test_the_published_recipe(arch):
     with torch.device('meta'):
         model = build(config_of(arch))
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    told = INDEX[config_of(arch).stem]['Metadata']['Parameters (M)']
-    assert parameters == pytest.approx(told, abs=0.1)
+    expected = INDEX[config_of(arch).stem]['Metadata']['Parameters (M)']
+    assert parameters == pytest.approx(expected, abs=0.1)
     rates = [
         b.drop_path.drop_prob for layer in model.backbone.layers for b in layer.blocks
     ]

@@ -38,7 +38,7 @@ def test_path(command, name):
 
 
 @pytest.mark.parametrize(
-    ('name', 'told'),
+    ('name', 'message'),
     [
         ('mask_rcnn_crosformer_s_fpn_1x_coco', f'\n  {NAME}'),
         ('maskrcnn', f'\n  {NAME}'),
@@ -46,11 +46,11 @@ def test_path(command, name):
         ('_base_/runtime', 'there is no config'),
     ],
 )
-def test_unknown_name(command, name, told):
+def test_unknown_name(command, name, message):
     with pytest.raises(SystemExit) as error:
         command(name)
     assert repr(name) in str(error.value)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_copy_is_one_file_that_equals_the_original(command, tmp_path):

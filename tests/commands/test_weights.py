@@ -151,29 +151,29 @@ def test_a_transfer_that_was_cut_off_goes_on(command, drive, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('name', 'told'),
+    ('name', 'message'),
     [
         ('S', 'Too many users have viewed'),
         ('retinanet_crossformer_s_fpn_1x_coco', 'Too many users have viewed'),
     ],
 )
-def test_quota(name, told, command, drive, tmp_path):
+def test_quota(name, message, command, drive, tmp_path):
     drive.page = QUOTA
-    with pytest.raises(SystemExit, match=told):
+    with pytest.raises(SystemExit, match=message):
         command(name)
     assert not list((tmp_path / 'pretrained').iterdir())
 
 
 @pytest.mark.parametrize(
-    ('content', 'told'),
+    ('content', 'message'),
     [
         (b'<!DOCTYPE html><html>Sign in</html>', 'web page'),
         (b'no checkpoint', 'something else'),
     ],
 )
-def test_what_is_no_checkpoint(content, told, command, drive, tmp_path):
+def test_what_is_no_checkpoint(content, message, command, drive, tmp_path):
     drive.content = content
-    with pytest.raises(SystemExit, match=told):
+    with pytest.raises(SystemExit, match=message):
         command('S')
     assert not list((tmp_path / 'pretrained').iterdir())
 
@@ -187,15 +187,15 @@ def test_another_variant(command, drive, tiny, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('name', 'told'),
+    ('name', 'message'),
     [
         ('++S', 'BaiduCloud only: open https://pan.baidu.com/s/'),
         ('mask_rcnn_crossformerpp_s_fpn_1x_coco', 'Never published'),
         ('maskrcnn_crossformer_s_fpn_1x_coco', 'near are mask_rcnn_crossformer_s'),
     ],
 )
-def test_what_cannot_be_fetched(name, told, command, tmp_path):
-    with pytest.raises(SystemExit, match=re.escape(told)):
+def test_what_cannot_be_fetched(name, message, command, tmp_path):
+    with pytest.raises(SystemExit, match=re.escape(message)):
         command(name)
     assert not list(tmp_path.iterdir())
 

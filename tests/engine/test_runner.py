@@ -154,7 +154,7 @@ class Mapped(LocalBackend):
         super().put(obj, str(filepath).replace('far/', f'{self.place}/'))
 
 
-def test_files_appear_under_their_own_names_alone(runner, tmp_path):
+def test_files_appear_under_their_own_names_only(runner, tmp_path):
     training = runner(Detector())
     training.train()
     best = dict(filename='best.pth', file_client_args=None, backend_args=None)

@@ -31,7 +31,7 @@ def test_mlp_gradients(mlp):
     assert torch.autograd.gradcheck(run, (x, *params))
 
 
-def test_mlp_dropout_drops_in_training_alone():
+def test_mlp_dropout_drops_in_training_only():
     mlp = MLP(4, 8, drop_rate=0.9)
     x = torch.randn(10, 4)
     assert (mlp(x) == 0).any()

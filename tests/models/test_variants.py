@@ -74,7 +74,7 @@ def test_importing_twice_registers_once():
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
-def test_import_needs_torch_and_mmengine_alone():
+def test_import_needs_torch_and_mmengine_only():
     code = (
         'import sys\n'
         'for name in ("mmcv", "mmdet", "mmseg", "mmpretrain", "torchvision"):\n'

@@ -45,11 +45,11 @@ def examine(*flags, path=''):
 
 
 def test_help_checks_nothing():
-    told = subprocess.run(
+    shown = subprocess.run(
         [sys.executable, str(DOCTOR), '--help'], capture_output=True, text=True
     )
-    assert told.returncode == 0
-    assert told.stdout.startswith('usage:') and 'mmengine' not in told.stdout
+    assert shown.returncode == 0
+    assert shown.stdout.startswith('usage:') and 'mmengine' not in shown.stdout
 
 
 def fake_distribution(folder, name, version):

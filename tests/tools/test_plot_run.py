@@ -151,7 +151,7 @@ def test_pictures_and_precision(run_tool, work_dir: Path, config: Path) -> None:
         assert str(path) in printed
 
 
-def test_boxes_alone(run_tool, data: Path, tmp_path: Path, config: Path) -> None:
+def test_boxes_only(run_tool, data: Path, tmp_path: Path, config: Path) -> None:
     work_dir = tmp_path / 'boxes'
     write_run(work_dir, masks=False)
     write_predictions(work_dir / 'predictions.pkl', data, masks=False)

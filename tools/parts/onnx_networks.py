@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
 from crossformer_mm.models.attention import GroupAttention
-from crossformer_mm.ops.blockwise_attention import spread
+from crossformer_mm.ops.blockwise_attention import expand_bias
 from crossformer_mm.ops.partition import Grouping, ceil_div
 
 COVERED = (
@@ -302,7 +302,9 @@ def group_attention(self: GroupAttention, x: Tensor, grouping: Grouping) -> Tens
     q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)
     scores = q @ k.transpose(3, 4) * self.scale
     if self.pos is not None:
-        scores = scores + spread(self.pos(rows, cols), Grouping(rows, cols, interval))
+        scores = scores + expand_bias(
+            self.pos(rows, cols), Grouping(rows, cols, interval)
+        )
     padding = (order == 0).view(groups, 1, 1, tokens)
     weights = scores.masked_fill(padding, torch.finfo(scores.dtype).min).softmax(-1)
     x_in_groups = (weights @ v).transpose(2, 3).reshape(batch, -1, channels)
