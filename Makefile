@@ -80,7 +80,7 @@ data/mini_ade20k: | env
 	@echo 'Drawing a small data set: 20 s'
 	@$(BIN)/python tools/make_mini_ade20k.py $@
 
-docs-images: $(WORK_DIR)/predictions.png $(MEASURED)  ## the pictures of docs/, anew
+docs-images: $(VENV)/tests $(WORK_DIR)/predictions.png $(MEASURED)  ## the pictures of docs/, anew
 	for mode in interval group; do $(BIN)/python tools/visualize.py $(DOCS_IMAGE) \
 		--config $(CONFIG) --checkpoint $$(cat $(WORK_DIR)/last_checkpoint) \
 		--stage 3 --block 8 --pixel 280 104 --out work_dirs/docs/$$mode \
