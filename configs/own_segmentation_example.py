@@ -21,11 +21,13 @@ backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]
 weights = 'pretrained/fpn_crossformer_s_80k_ade20k.pth'  # None: from scratch
 frozen_stages = -1  # 2: the first stages stay as they are, for less than 100 images
 
-# All else follows. 1e-4 is the rate for a batch of 16, which AdamW scales by a root.
+# All else follows. 1e-4 is the rate of fine-tuning for a batch of 16, which AdamW scales
+# by a root. From scratch, a higher rate and a norm after the neck's layers learn sooner.
 iterations = max(10, epochs * images // batch_size)
 evaluate_every = min(iterations, max(50, iterations // 10))
 warm_up = min(500, iterations // 10)
-lr = 1e-4 * (batch_size / 16) ** 0.5
+lr = (1e-4 if weights else 6e-4) * (batch_size / 16) ** 0.5
+neck_norm = None if weights else dict(type='GN', num_groups=32)
 
 custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
 runner_type = 'CheckedRunner'
@@ -40,7 +42,7 @@ model = dict(
         crs_interval=[16, 8, 2, 1],
         frozen_stages=frozen_stages,
     ),
-    neck=dict(in_channels=channels),
+    neck=dict(in_channels=channels, norm_cfg=neck_norm),
     decode_head=dict(num_classes=len(classes), ignore_index=void),
 )
 

@@ -192,7 +192,7 @@ def test_backbones_are_compared(copied, tmp_path, monkeypatch):
 
 def test_nuclei_are_laid_out(tmp_path):
     stage = tmp_path / 'kaggle-dsbowl-2018-dataset-fixes' / 'stage1_train'
-    for number in range(11):
+    for number in range(21):
         folder = stage / f'{number:02}'
         for kind in ('images', 'masks'):
             (folder / kind).mkdir(parents=True)
@@ -207,12 +207,12 @@ def test_nuclei_are_laid_out(tmp_path):
     (block,) = (text for language, text in MARK.findall(page) if language == 'python')
     run_block('python', block, tmp_path)
     out = tmp_path / 'nuclei'
-    assert names(out / 'images' / 'val') == ['00.png', '10.png']
-    assert names(out / 'labels' / 'train') == [f'{n:02}.png' for n in range(1, 10)]
-    assert cv2.imread(str(out / 'images' / 'val' / '10.png')).shape == (20, 30, 3)
+    assert names(out / 'images' / 'val') == ['00.png', '20.png']
+    assert names(out / 'labels' / 'train') == [f'{n:02}.png' for n in range(1, 20)]
+    assert cv2.imread(str(out / 'images' / 'val' / '20.png')).shape == (20, 30, 3)
     expected = np.zeros((20, 30), np.uint8)
     expected[5:10, :10] = expected[5:10, 20:] = 1
-    found = cv2.imread(str(out / 'labels' / 'val' / '10.png'), cv2.IMREAD_UNCHANGED)
+    found = cv2.imread(str(out / 'labels' / 'val' / '20.png'), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(found, expected)
 
 

@@ -146,13 +146,15 @@ def train(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
     backbone, cfg.model.neck.in_channels = BACKBONES[name]
     ours = groups if name.startswith('CrossFormer') else {}
     cfg.model.backbone = dict(backbone, **ours)
+    # From scratch, not all backbones normalize what they return.
+    cfg.model.neck.norm_cfg = dict(type='GN', num_groups=32)
     cfg.load_from = None
     cfg.optim_wrapper.constructor = 'DefaultOptimWrapperConstructor'
     cfg.optim_wrapper.paramwise_cfg = dict(norm_decay_mult=0.0)
     warm_up, cosine = cfg.param_scheduler
     warm_up.end = cosine.begin = max(1, args.iterations // 10)
     cosine.update(end=args.iterations, T_max=args.iterations - cosine.begin)
-    every = max(1, args.iterations // 5)
+    every = max(1, args.iterations // 4)
     cfg.train_cfg.update(max_iters=args.iterations, val_interval=every)
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.visualization.update(draw=seed == 0, interval=5)
