@@ -91,6 +91,8 @@ docs-images: $(VENV)/tests $(WORK_DIR)/predictions.png $(MEASURED)  ## the pictu
 	$(BIN)/python docs/images/attention_page.py work_dirs/docs/interval/attention.html
 	cp work_dirs/scaling/benchmark.png docs/images/scaling.png
 	cp $(filter-out %/benchmark.png,$(MEASURED)) docs/images
+	@echo 'Not made here, since their data is not: comparison_bccd.png and'
+	@echo 'comparison_nuclei.png, by the commands of docs/comparison.md'
 
 work_dirs/scaling/benchmark.png:
 	@echo 'Timing both modes: nothing else should run meanwhile'
