@@ -21,8 +21,8 @@ backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]
 weights = 'pretrained/fpn_crossformer_s_80k_ade20k.pth'  # None: from scratch
 frozen_stages = -1  # 2: the first stages stay as they are, for less than 100 images
 
-# All else follows. 1e-4 is the rate of fine-tuning for a batch of 16, which AdamW scales
-# by a root. From scratch, a higher rate and a norm after the neck's layers learn sooner.
+# All else follows. AdamW scales the rate, 1e-4 in fine-tuning for a batch of 16, by a
+# root. From scratch, a higher rate and a norm in the neck make it learn sooner.
 iterations = max(10, epochs * images // batch_size)
 evaluate_every = min(iterations, max(50, iterations // 10))
 warm_up = min(500, iterations // 10)
