@@ -180,6 +180,11 @@ def test_backbones_are_compared(copied, tmp_path, monkeypatch):
         arguments = [str(config), *options, '--backbones', *names]
         monkeypatch.setattr(sys, 'argv', ['compare_backbones.py', *arguments])
         compare_backbones.main()
+    pretrained = tmp_path / 'pretrained.py'
+    pretrained.write_text(config.read_text().replace('weights = None', "weights = 'x'"))
+    monkeypatch.setattr(sys, 'argv', ['compare_backbones.py', str(pretrained)])
+    with pytest.raises(SystemExit, match='write weights = None'):
+        compare_backbones.main()
     table = (tmp_path / 'out' / 'comparison.md').read_text()
     assert [line.split('|')[1].strip() for line in table.splitlines()[2:]] == names
     rows = (tmp_path / 'out' / 'comparison.csv').read_text().splitlines()[1:]

@@ -3,8 +3,9 @@
     python tools/compare_backbones.py CONFIG --out work_dirs/comparison
 
 CONFIG is a copy of `own_coco_example` or `own_segmentation_example`, edited for your
-data. In turn CrossFormer-T and -S, Swin-T, PVTv2-B2 and ResNet-50 are its backbone,
-all trained from random weights with the same neck, head, data, schedule and seeds.
+data, with `weights = None`. In turn CrossFormer-T and -S, Swin-T, PVTv2-B2 and
+ResNet-50 are its backbone, all trained from random weights with the same neck, head,
+data, schedule and seeds.
 ResNet-50 has group norm: batches are too small for batch norm.
 
 Writes `comparison.csv`, a line an evaluation, from which an interrupted comparison goes
@@ -101,6 +102,8 @@ def main() -> None:
     args = parse_args()
     if not args.config.is_file():
         fail(f'{args.config} is missing')
+    if weights := Config.fromfile(args.config).get('load_from'):
+        fail(f'{args.config} starts from {weights}: write weights = None into it')
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / 'comparison.csv'
     rows = read_rows(path)
@@ -146,9 +149,6 @@ def train(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
     backbone, cfg.model.neck.in_channels = BACKBONES[name]
     ours = groups if name.startswith('CrossFormer') else {}
     cfg.model.backbone = dict(backbone, **ours)
-    # From scratch, not all backbones normalize what they return.
-    cfg.model.neck.norm_cfg = dict(type='GN', num_groups=32)
-    cfg.load_from = None
     cfg.optim_wrapper.constructor = 'DefaultOptimWrapperConstructor'
     cfg.optim_wrapper.paramwise_cfg = dict(norm_decay_mult=0.0)
     warm_up, cosine = cfg.param_scheduler
