@@ -5,8 +5,8 @@
 CONFIG is a copy of `own_coco_example` or `own_segmentation_example`, edited for your
 data, with `weights = None`. In turn CrossFormer-T and -S, Swin-T, PVTv2-B2 and
 ResNet-50 are its backbone, all trained from random weights with the same neck, head,
-data, schedule and seeds.
-ResNet-50 has group norm: batches are too small for batch norm.
+data, schedule and seeds. ResNet-50 has group norm: the batches are too small for batch
+norm.
 
 Writes `comparison.csv`, a line an evaluation, from which an interrupted comparison goes
 on after the last whole training, and in the end `comparison.md`, the table, and
@@ -102,8 +102,9 @@ def main() -> None:
     args = parse_args()
     if not args.config.is_file():
         fail(f'{args.config} is missing')
-    if weights := Config.fromfile(args.config).get('load_from'):
-        fail(f'{args.config} starts from {weights}: write weights = None into it')
+    cfg = Config.fromfile(args.config)
+    if cfg.get('load_from'):
+        fail(f'{args.config} starts from {cfg.load_from}: write weights = None into it')
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / 'comparison.csv'
     rows = read_rows(path)
@@ -113,7 +114,7 @@ def main() -> None:
         if (name, seed) not in done:
             rows += train(name, seed, args)
             write_rows(path, FIELDS, rows)
-    metric, _ = METRICS[Config.fromfile(args.config).default_scope]
+    metric, _ = METRICS[cfg.default_scope]
     text = table(rows, metric)
     with complete(args.out / 'comparison.md') as part:
         part.write_text(text)

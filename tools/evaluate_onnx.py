@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
@@ -76,7 +75,6 @@ def main() -> None:
         if not path.is_file():
             fail(f'{path} is missing')
     cfg = Config.fromfile(args.config)
-    init_default_scope(cfg.default_scope)
     runner = Runner(
         model=OnnxModel(args.model),
         work_dir=str(args.work_dir),

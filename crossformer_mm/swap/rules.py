@@ -79,13 +79,6 @@ def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
     if out.exists():
         raise SwapError(f'{out} exists already: name another file, or remove it')
     if '::' in config:
-        package, _, name = config.partition('::')
-        if not re.match(r'\w+/', name):
-            raise SwapError(
-                f'MMEngine reads only {package}::FOLDER/NAME.py, with letters, digits '
-                f'and "_" in FOLDER: give the path of the file, which lies in '
-                f'.mim/configs of the installed {package}'
-            )
         base = config
     elif Path(config).is_file():
         base = os.path.relpath(config, out.parent)
@@ -108,7 +101,14 @@ def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
 
 def read(config: str) -> Config:
     """Read a config as one that inherits it does."""
-    base = config if '::' in config else os.path.abspath(config)
+    package, in_package, name = config.partition('::')
+    if in_package and not re.match(r'\w+/', name):
+        raise SwapError(
+            f'MMEngine reads only {package}::FOLDER/NAME.py, with letters, digits '
+            f'and "_" in FOLDER: give the path of the file, which lies in '
+            f'.mim/configs of the installed {package}'
+        )
+    base = config if in_package else os.path.abspath(config)
     try:
         return Config.fromstring(f'_base_ = {base!r}', '.py')
     except Exception as error:  # whatever the file raises

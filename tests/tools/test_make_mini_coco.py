@@ -187,7 +187,7 @@ def test_summary_counts_the_objects(tmp_path: Path) -> None:
     assert all(name in summary for name in USED)
 
 
-def test_existing_set_is_refused_and_left_only(tmp_path: Path) -> None:
+def test_existing_set_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / 'mine.txt').write_text('precious')
     result = run_tool(tmp_path, '--train', 1, '--val', 1, '--size', 64)
     assert result.returncode == 1
