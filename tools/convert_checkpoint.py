@@ -23,7 +23,8 @@ from crossformer_mm.checkpoint.convert import (
     sha256,
     write_checkpoint,
 )
-from crossformer_mm.checkpoint.reader import CheckpointError, naming, read_checkpoint
+from crossformer_mm.checkpoint.errors import CheckpointError, naming
+from crossformer_mm.checkpoint.reader import read_checkpoint
 from crossformer_mm.checkpoint.recognize import recognize
 from parts.output import fail
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..version import __version__
+from .errors import CheckpointError, first_few, one_line
 from .load import Difference, as_float32, compare, precision
-from .reader import CheckpointError, one_line
 from .recognize import (
     MMPRETRAIN_NAMES,
     Network,
@@ -22,7 +22,6 @@ from .recognize import (
     backbone_shapes,
     classifier_shapes,
     count_stages,
-    first_few,
     first_stages,
     full_name,
     shapes_of,

@@ -24,11 +24,11 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
-from .reader import CheckpointError, MapLocation, download, naming, read_checkpoint
+from .errors import CheckpointError, first_few, naming
+from .reader import MapLocation, download, read_checkpoint
 from .recognize import (
     Shapes,
     Weights,
-    first_few,
     first_stages,
     full_name,
     reason_to_drop,

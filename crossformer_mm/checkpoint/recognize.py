@@ -1,15 +1,13 @@
 """Which network the weights of a checkpoint belong to, by their names and shapes."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ..models.archs import ARCHS
-from .names import shown
-from .reader import CheckpointError
+from .errors import CheckpointError, first_few, shown
 
 Weights = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -219,13 +217,6 @@ def where_published(arch: str | None) -> str:
     else:
         place = f'linked from {REPOSITORY} (BaiduCloud)'
     return f'The published {full_name(arch)}: {place} .'
-
-
-def first_few(names: Iterable[Any]) -> str:
-    """List the first three names, and how many there are beyond."""
-    names = [shown(name) for name in names]
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return ', '.join(names[:3]) + more
 
 
 def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:

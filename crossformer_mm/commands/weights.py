@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from ..checkpoint.convert import sha256
-from ..checkpoint.reader import CheckpointError, read_checkpoint
+from ..checkpoint.errors import CheckpointError
+from ..checkpoint.reader import read_checkpoint
 from ..checkpoint.recognize import (
     DRIVE_IDS,
     REPOSITORY,
