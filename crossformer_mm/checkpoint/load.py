@@ -29,11 +29,11 @@ from .reader import MapLocation, download, read_checkpoint
 from .recognize import (
     Shapes,
     Weights,
-    first_stages,
     full_name,
     reason_to_drop,
     recognize,
     shapes_of,
+    stage_of,
     where_published,
 )
 
@@ -178,9 +178,14 @@ class PretrainedBackbone(PretrainedInit):
             )
         with naming(path):
             network = recognize(read_checkpoint(path), self.prefix or '')
-            given, built = network.backbone, len(module.layers)
-            if built < len(module.num_features):  # stages after the last output
-                given = first_stages(given, built)
+            given = network.backbone
+            if len(module.layers) < len(module.num_features):
+                # Stages after the last output are not built.
+                given = {
+                    name: tensor
+                    for name, tensor in given.items()
+                    if stage_of(name) < len(module.layers)
+                }
             needed = shapes_of(module.state_dict())
             difference = compare(shapes_of(given), needed)
             variant = full_name(network.variant)
@@ -246,8 +251,7 @@ def check_loaded(
             'this config or the config of this checkpoint; strict=False in the config '
             'loads what fits and leaves the rest as it is.'
         )
-    mismatched = [text.partition(' ')[0] for text in difference.mismatched]
-    left = [*difference.missing, *mismatched]
+    left = [*difference.missing, *difference.mismatched]
     layers = dict.fromkeys(weight.rpartition('.')[0] for weight in left)
     print_log(
         f'Loaded what fits the {name} of {source}: {difference}. Left as they were: '

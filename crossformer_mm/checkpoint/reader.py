@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import stat
 import urllib.request
 import zipfile
@@ -26,10 +27,8 @@ SECONDS = 8
 BYTES = 8_000
 COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ')
 ZIP_START = b'PK\x03\x04'
-# A pickle of this number is what a file of torch before 1.6 starts with.
-MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-LEGACY_START = b'\x80\x02\x8a\x0a' + MAGIC_NUMBER.to_bytes(10, 'little') + b'.'
-MAX_ENTRIES = 100_000  # of 20,000 weights with the state of their optimizer
+# A pickled number, which a file of torch before 1.6 starts with.
+LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 MapLocation = str | torch.device | dict[str, str] | Callable | None
 Trusted = Mapping[str, Any] | None
@@ -187,8 +186,8 @@ def _read_zip(
     Args:
         file (BufferedReader): The file.
         size (int): Its bytes.
-        map_location: See ``torch.load``.
-        trusted (Mapping[str, Any], optional): Further classes, by full name.
+        map_location: See `read_checkpoint`.
+        trusted: The same.
 
     Raises:
         CheckpointError: If it is damaged, or refused.
@@ -228,7 +227,6 @@ def _list_entries(file: io.BufferedReader, size: int) -> dict[str, zipfile.ZipIn
     """
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
-    demand(len(infos) <= MAX_ENTRIES, f'it has more than {MAX_ENTRIES:,} entries')
     entries = {info.filename: info for info in infos}
     demand(len(entries) == len(infos), 'an entry of its zip is there twice')
     stored = all(
@@ -274,10 +272,8 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
         demand(numel >= 0 and left >= 0, 'its storages are larger than the file')
         return torch.UntypedStorage(numel * dtype.itemsize)
 
-    for expected in (MAGIC_NUMBER, 1001):
-        found = Unpickler(file, make_storage, size).load()
-        demand(found == expected, 'it starts as no file of torch.save')
-    Unpickler(file, make_storage, size).load()  # sizes of C's types
+    for _ in ('the magic number', 'version', 'sizes'):
+        Unpickler(file, make_storage, size).load()
     unpickler = Unpickler(file, make_storage, size, trusted)
     content, storages = unpickler.load(), unpickler.storages
     keys = Unpickler(file, make_storage, size).load()

@@ -1,6 +1,7 @@
 """Which network the weights of a checkpoint belong to, by their names and shapes."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +89,9 @@ def recognize(content: Any, prefix: str = '') -> Network:
         elif inside and start != root:
             dropped[name] = "a classifier's, not used by this network"
         elif name.startswith(root):
-            rest[short] = tensor
+            rest[_published_name(short)] = tensor
         else:
             dropped[name] = 'of another network'
-    rest = _published_names(rest)
     kind = _kind(rest)
     if kind == 'backbone':
         dropped.update(dict.fromkeys(rest, 'of a part that is not known'))
@@ -104,10 +104,15 @@ def shapes_of(weights: Weights) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
-def backbone_shapes(variant: str) -> Shapes:
-    """Return the name and shape of each parameter of a published backbone."""
+def backbone_shapes(variant: str, stages: int | None = None) -> Shapes:
+    """Return the name and shape of each parameter of a published backbone.
+
+    Args:
+        variant (str): Key of ``archs.ARCHS``.
+        stages (int, optional): How many of its stages are built. Defaults to all.
+    """
     arch = ARCHS[variant]
-    width = arch['embed_dims']
+    width, depths = arch['embed_dims'], arch['depths'][:stages]
     shapes: Shapes = {}
 
     def add(name: str, *shape: int) -> None:
@@ -117,7 +122,7 @@ def backbone_shapes(variant: str) -> Shapes:
     for i, size in enumerate((4, 8, 16, 32)):
         add(f'patch_embed.projs.{i}', width // 2 ** min(i + 1, 3), 3, size, size)
     add('patch_embed.norm', width)
-    for stage, depth in enumerate(arch['depths']):
+    for stage, depth in enumerate(depths):
         for i in range(depth):
             block = f'layers.{stage}.blocks.{i}'
             bias_width = width // 16
@@ -135,7 +140,7 @@ def backbone_shapes(variant: str) -> Shapes:
             if arch['with_acl'] and i % 3 == 2 and i < depth - 1:
                 add(f'{block}.ex_conv', width, 1, 3, 3)
                 add(f'{block}.ex_ln', width)
-        if stage < len(arch['depths']) - 1:
+        if stage < len(depths) - 1:
             merging = f'layers.{stage}.downsample'
             add(f'{merging}.reductions.0', width, width, 2, 2)
             add(f'{merging}.reductions.1', width, width, 4, 4)
@@ -155,22 +160,15 @@ def classifier_shapes(variant: str) -> Shapes:
     }
 
 
-def count_stages(weights: dict[str, Any]) -> int:
+def stage_of(name: str) -> int:
+    """Return the stage that needs a weight: of merging, the one after it."""
+    match = re.match(r'layers\.(\d{1,3})\.(downsample\.)?', name)
+    return int(match[1]) + bool(match[2]) if match else 0
+
+
+def count_stages(names: Iterable[str]) -> int:
     """Count the stages of a backbone, whose later ones may not have been built."""
-    found = (re.match(r'layers\.(\d+)\.', name) for name in weights)
-    return max((int(match[1]) + 1 for match in found if match), default=0)
-
-
-def first_stages(weights: dict[str, Any], stages: int) -> dict[str, Any]:
-    """Leave out what a backbone of the first few stages does not have.
-
-    Args:
-        weights (dict): Weights of a backbone, or their shapes, by name.
-        stages (int): How many there are to be.
-    """
-    later = tuple(f'layers.{i}.' for i in range(stages, count_stages(weights)))
-    later += (f'layers.{stages - 1}.downsample.',)
-    return {name: item for name, item in weights.items() if not name.startswith(later)}
+    return 1 + max(map(stage_of, names), default=0)
 
 
 def nearest_variant(shapes: Shapes) -> str | None:
@@ -180,7 +178,7 @@ def nearest_variant(shapes: Shapes) -> str | None:
         shapes (dict[str, tuple]): Of a backbone that has all stages or the first few.
     """
     stages = count_stages(shapes)
-    expected = {arch: first_stages(backbone_shapes(arch), stages) for arch in ARCHS}
+    expected = {arch: backbone_shapes(arch, stages) for arch in ARCHS}
     differences = {a: len(e.items() ^ shapes.items()) for a, e in expected.items()}
     nearest = min(differences, key=lambda arch: differences[arch])
     return nearest if differences[nearest] < len(expected[nearest]) / 2 else None
@@ -292,14 +290,12 @@ def reason_to_drop(name: str) -> str | None:
     return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)
 
 
-def _published_names(rest: Weights) -> Weights:
-    """Give the parts of an MMPretrain classifier their published names."""
-    for published, ours in MMPRETRAIN_NAMES.items():
-        rest = {
-            published + name.removeprefix(ours) if name.startswith(ours) else name: item
-            for name, item in rest.items()
-        }
-    return rest
+def _published_name(name: str) -> str:
+    """Return the published name of a part that MMPretrain may have renamed."""
+    for published, theirs in MMPRETRAIN_NAMES.items():
+        if name.startswith(theirs):
+            return published + name.removeprefix(theirs)
+    return name
 
 
 def _kind(rest: Weights) -> str:
