@@ -22,9 +22,7 @@ from torch.serialization import _get_restore_location
 from .errors import CheckpointError, Refused, demand, shown
 from .unpickle import Unpickler
 
-# A download is given up once it brings fewer bytes in as many seconds.
-SECONDS = 8
-BYTES = 8_000
+SECONDS = 8  # in which a download has to bring a block of 8 kB
 COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ')
 ZIP_START = b'PK\x03\x04'
 # A pickled number, which a file of torch before 1.6 starts with.
@@ -87,35 +85,31 @@ def download(url: str, path: Path) -> None:
     Raises:
         CheckpointError: If the server refuses, is too slow, or sends too little.
     """
+    blocks = before = 0
     errors: list[Exception] = []
+
+    def count(number: int, block_size: int, size: int) -> None:
+        nonlocal blocks
+        blocks = number
 
     def fetch() -> None:
         try:
-            with (
-                urllib.request.urlopen(url, timeout=SECONDS) as answer,
-                part.open('xb', buffering=0) as file,
-            ):
-                while chunk := answer.read1(2**20):
-                    file.write(chunk)
-                length = int(answer.headers.get('Content-Length') or file.tell())
-                if length != file.tell():
-                    raise OSError(f'of {length} bytes, {file.tell()} came: try again')
+            urllib.request.urlretrieve(url, part, count)
         except Exception as error:  # of many kinds, by the server's and network's fault
             errors.append(error)
 
     with TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder, path.name)
-        # In a thread that can be abandoned: the timeout above is for each read only,
-        # and DNS has none.
+        # In a thread that can be abandoned: DNS and single reads have no time limit.
         thread = Thread(target=fetch, daemon=True)
         thread.start()
-        size = before = 0
+        thread.join(SECONDS)
         while thread.is_alive():
-            thread.join(SECONDS)
-            before, size = size, part.stat().st_size if part.exists() else 0
-            if thread.is_alive() and size - before < BYTES:
-                errors.append(OSError(f'{size - before} bytes came in {SECONDS} s'))
+            if blocks == before:
+                errors.append(OSError(f'less than 8 kB came in {SECONDS} s'))
                 break
+            before = blocks
+            thread.join(SECONDS)
         if errors:
             raise cannot_be_read(errors[0]) from errors[0]
         os.replace(part, path)
