@@ -133,14 +133,10 @@ def main() -> None:
         near = get_close_matches(name, FILES, n=3, cutoff=0.5)
         advice = f'near are {", ".join(near)}. ' if near else ''
         fail(f'no weights named {args.name!r} were published; {advice}{NEVER}')
-    fetch(FILES[name], args.folder / file_name(name))
-
-
-def file_name(name: str) -> str:
-    """Return the name of a file; of a classifier, the one that the configs load."""
-    if name not in DRIVE_IDS:
-        return f'{name}.pth'
-    return backbone_file(name)
+    published = FILES[name]
+    # A classifier gets the name that the configs load.
+    file = backbone_file(name) if published.kind == 'classifier' else f'{name}.pth'
+    fetch(published, args.folder / file)
 
 
 def fetch(published: Published, path: Path) -> None:
