@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +187,6 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
     # A name that no other process has, in any container; long names are cut.
     part = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(8)}.part')
     try:
-        part.touch(exist_ok=False)
-    except OSError as error:
-        raise CheckpointError(f'cannot be written: {error.strerror}.') from error
-    try:
         _write(content, part, path.suffix)
         if publish:
             path = path.with_stem(f'{path.stem}-{sha256(part)[:8]}')
@@ -207,7 +204,8 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
         reason = getattr(cause, 'strerror', None) or cause
         raise CheckpointError(f'cannot be written: {reason}.') from cause
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # renamed, or never made
+            part.unlink()
     return path
 
 
@@ -239,6 +237,7 @@ def _write(content: dict[str, Any], path: Path, suffix: str) -> None:
         except ImportError as error:
             raise CheckpointError('needs: pip install safetensors') from error
         # save_file sets the file's mode to 0600.
+        path.touch()
         mode = path.stat().st_mode
         save_file(content['state_dict'], path, content['meta'][RECORD])
         path.chmod(mode)

@@ -3,7 +3,7 @@
 import logging
 import os.path as osp
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,9 @@ def as_float32(weights: Weights) -> Weights:
 
 def precision(weights: Weights) -> str:
     """Count the weights that are not float32: ', 340 of them float16', or nothing."""
-    names = [dtype_name(t) for t in weights.values() if t.is_floating_point()]
-    return ''.join(
-        f', {names.count(name)} of them {name}'
-        for name in sorted(set(names) - {'float32'})
-    )
+    counts = Counter(dtype_name(t) for t in weights.values() if t.is_floating_point())
+    del counts['float32']
+    return ''.join(f', {counts[name]} of them {name}' for name in sorted(counts))
 
 
 def dtype_name(tensor: Tensor) -> str:
