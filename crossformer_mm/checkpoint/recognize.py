@@ -99,6 +99,97 @@ def recognize(content: Any, prefix: str = '') -> Network:
     return Network(kind, nearest_variant(shapes_of(backbone)), backbone, rest, dropped)
 
 
+def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:
+    """Return the tensors by name, and what else the file holds."""
+    if not isinstance(content, dict):
+        raise CheckpointError(f'holds no weights, but a {type(content).__name__}.')
+    place = next((key for key in WEIGHTS if _has_tensors(content.get(key))), None)
+    found = content if place is None else content[place]
+    if not _has_tensors(found):
+        raise CheckpointError(
+            f'holds no weights, but {first_few(content) or "nothing at all"}.'
+        )
+    dropped = {
+        str(key): 'a moving average of the weights' if key in AVERAGES else 'no weights'
+        for key in content
+        if found is not content and key != place
+    }
+    weights = {}
+    for name, value in found.items():
+        if isinstance(value, Tensor):
+            # DataParallel, and each wrapper around it, puts a 'module.' in front.
+            short = re.sub(r'^(module\.)+', '', str(name))
+            if short in weights:
+                raise CheckpointError(
+                    f'holds {shown(short)} twice, with and without "module.": take '
+                    'the one or the other out.'
+                )
+            weights[short] = value
+        else:
+            dropped[str(name)] = 'no tensor'
+    return weights, dropped
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(
+        isinstance(item, Tensor) for item in value.values()
+    )
+
+
+def _find_backbone(weights: Weights, prefix: str) -> str:
+    """Return what the names of the backbone's weights start with."""
+    # Of the cross-scale embedding: no other network has this name.
+    part = 'patch_embed.projs.'
+    everywhere = {name.partition(part)[0] for name in weights if part in name}
+    if not everywhere:
+        raise CheckpointError(
+            f'holds no CrossFormer: there is no {part}0.weight, but '
+            f'{first_few(weights)}.'
+        )
+    starts = sorted(start for start in everywhere if start.startswith(prefix))
+    if not starts:
+        others = ' or '.join(
+            f'prefix={start!r}' if start else 'no prefix'
+            for start in sorted(everywhere)
+        )
+        raise CheckpointError(
+            f'holds no CrossFormer under prefix={prefix!r}: take {others}.'
+        )
+    if len(starts) > 1:
+        raise CheckpointError(
+            f'holds {len(starts)} CrossFormers, under {first_few(starts)}: '
+            "choose one with init_cfg=dict(type='Pretrained', prefix=...)."
+        )
+    return starts[0]
+
+
+def reason_to_drop(name: str) -> str | None:
+    """Return why a weight is not used here; None if it is."""
+    if name.startswith('ema_'):
+        return 'a moving average of the weights'
+    return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)
+
+
+def _published_name(name: str) -> str:
+    """Return the published name of a part that MMPretrain may have renamed."""
+    for published, theirs in MMPRETRAIN_NAMES.items():
+        if name.startswith(theirs):
+            return published + name.removeprefix(theirs)
+    return name
+
+
+def _kind(rest: Weights) -> str:
+    parts = {name.partition('.')[0] for name in rest}
+    if parts & SEGMENTOR_PARTS:
+        return 'segmentor'
+    if parts & DETECTOR_PARTS:
+        return 'detector'
+    return 'classifier' if 'head' in parts else 'backbone'
+
+
+# The published networks
+
+
 def shapes_of(weights: Weights) -> Shapes:
     """Return the shape of each tensor."""
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -215,93 +306,3 @@ def where_published(arch: str | None) -> str:
     else:
         place = f'linked from {REPOSITORY} (BaiduCloud)'
     return f'The published {full_name(arch)}: {place} .'
-
-
-def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:
-    """Return the tensors by name, and what else the file holds."""
-    if not isinstance(content, dict):
-        raise CheckpointError(f'holds no weights, but a {type(content).__name__}.')
-    place = next((key for key in WEIGHTS if _has_tensors(content.get(key))), None)
-    if place is None and not _has_tensors(content):
-        raise CheckpointError(
-            f'holds no weights, but {first_few(content) or "nothing at all"}.'
-        )
-    dropped = {
-        str(key): 'a moving average of the weights' if key in AVERAGES else 'no weights'
-        for key in (content if place else ())
-        if key != place
-    }
-    weights = {}
-    for name, value in (content[place] if place else content).items():
-        if isinstance(value, Tensor):
-            # DataParallel, and each wrapper around it, puts a 'module.' in front.
-            short = re.sub(r'^(module\.)+', '', str(name))
-            if short in weights:
-                raise CheckpointError(
-                    f'holds {shown(short)} twice, with and without "module.": take '
-                    'the one or the other out.'
-                )
-            weights[short] = value
-        else:
-            dropped[str(name)] = 'no tensor'
-    return weights, dropped
-
-
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(
-        isinstance(item, Tensor) for item in value.values()
-    )
-
-
-def _find_backbone(weights: Weights, prefix: str) -> str:
-    """Return what the names of the backbone's weights start with."""
-    # The cross-scale embedding: no other network has its names.
-    everywhere = {
-        name.partition('patch_embed.projs.')[0]
-        for name in weights
-        if 'patch_embed.projs.' in name
-    }
-    starts = {start for start in everywhere if start.startswith(prefix)}
-    if everywhere and not starts:
-        others = ' or '.join(
-            f'prefix={start!r}' if start else 'no prefix'
-            for start in sorted(everywhere)
-        )
-        raise CheckpointError(
-            f'holds no CrossFormer under prefix={prefix!r}: take {others}.'
-        )
-    if not starts:
-        raise CheckpointError(
-            'holds no CrossFormer: there is no patch_embed.projs.0.weight, but '
-            f'{first_few(weights)}.'
-        )
-    if len(starts) > 1:
-        raise CheckpointError(
-            f'holds {len(starts)} CrossFormers, under {first_few(sorted(starts))}: '
-            "choose one with init_cfg=dict(type='Pretrained', prefix=...)."
-        )
-    return starts.pop()
-
-
-def reason_to_drop(name: str) -> str | None:
-    """Return why a weight is not used here; None if it is."""
-    if name.startswith('ema_'):
-        return 'a moving average of the weights'
-    return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)
-
-
-def _published_name(name: str) -> str:
-    """Return the published name of a part that MMPretrain may have renamed."""
-    for published, theirs in MMPRETRAIN_NAMES.items():
-        if name.startswith(theirs):
-            return published + name.removeprefix(theirs)
-    return name
-
-
-def _kind(rest: Weights) -> str:
-    parts = {name.partition('.')[0] for name in rest}
-    if parts & SEGMENTOR_PARTS:
-        return 'segmentor'
-    if parts & DETECTOR_PARTS:
-        return 'detector'
-    return 'classifier' if 'head' in parts else 'backbone'
