@@ -15,13 +15,14 @@ from ..version import __version__
 from .errors import CheckpointError
 from .load import Difference, as_float32, compare
 from .recognize import (
-    MMPRETRAIN_NAMES,
+    TO_MMPRETRAIN,
     Network,
     Weights,
     backbone_shapes,
     classifier_shapes,
     count_stages,
     full_name,
+    rename,
     shapes_of,
 )
 
@@ -138,10 +139,7 @@ def openmmlab_name(name: str, network: Network) -> str:
     """Return the name of a weight in MMPretrain, MMDetection or MMSegmentation."""
     if name in network.backbone:
         return f'backbone.{name}'
-    if network.kind == 'classifier':
-        part = next(part for part in MMPRETRAIN_NAMES if name.startswith(part))
-        return MMPRETRAIN_NAMES[part] + name.removeprefix(part)
-    return name
+    return rename(name, TO_MMPRETRAIN) if network.kind == 'classifier' else name
 
 
 def own_memory(tensor: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ import stat
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -50,8 +49,13 @@ def read_checkpoint(
         CheckpointError: If it cannot be fetched, is damaged, or is refused.
     """
     try:
-        with local_path(source) as path:
-            return _read_file(path, map_location, trusted)
+        if source.startswith(('http://', 'https://')):
+            with TemporaryDirectory() as folder:
+                path = Path(folder, 'checkpoint')
+                download(source, path)
+                return _read_file(path, map_location, trusted)
+        with get_local_path(os.path.expanduser(source)) as local:
+            return _read_file(Path(local), map_location, trusted)
     except KeyError as error:
         raise CheckpointError(
             f'cannot be read: MMEngine has no file client for {error}.'
@@ -64,19 +68,6 @@ def cannot_be_read(error: Exception) -> CheckpointError:
     """Return the error of a file that the system or a server does not give."""
     reason = getattr(error, 'strerror', None) or error
     return CheckpointError(f'cannot be read: {shown(reason)}.')
-
-
-@contextmanager
-def local_path(source: str) -> Iterator[Path]:
-    """Yield the path of a file; of a remote one, that of a copy that is deleted."""
-    if source.startswith(('http://', 'https://')):
-        with TemporaryDirectory() as folder:
-            path = Path(folder, 'checkpoint')
-            download(source, path)
-            yield path
-    else:
-        with get_local_path(os.path.expanduser(source)) as path:
-            yield Path(path)
 
 
 def download(url: str, path: Path) -> None:

@@ -28,9 +28,10 @@ DRIVE_IDS = {
     'L': '1zRWByVW_KIZ87NgaBkDIm60DAsGJErdG',
 }
 
-# The published names of a classifier's own parts, and those in MMPretrain.
-MMPRETRAIN_NAMES = {'norm.': 'neck.norm.', 'head.': 'head.fc.'}
-CLASSIFIER_PARTS = tuple(MMPRETRAIN_NAMES)
+# A classifier's own parts, as published and as in MMPretrain.
+CLASSIFIER_PARTS = ('norm.', 'head.')
+TO_MMPRETRAIN = {'norm.': 'neck.norm.', 'head.': 'head.fc.'}
+TO_PUBLISHED = {'neck.norm.': 'norm.', 'head.fc.': 'head.'}
 CLASSES = 1000
 DETECTOR_PARTS = {'rpn_head', 'roi_head', 'bbox_head'}
 SEGMENTOR_PARTS = {'decode_head'}
@@ -89,7 +90,7 @@ def recognize(content: Any, prefix: str = '') -> Network:
         elif inside and start != root:
             dropped[name] = "a classifier's, not used by this network"
         elif name.startswith(root):
-            rest[_published_name(short)] = tensor
+            rest[rename(short, TO_PUBLISHED)] = tensor
         else:
             dropped[name] = 'of another network'
     kind = _kind(rest)
@@ -170,11 +171,11 @@ def reason_to_drop(name: str) -> str | None:
     return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)
 
 
-def _published_name(name: str) -> str:
-    """Return the published name of a part that MMPretrain may have renamed."""
-    for published, theirs in MMPRETRAIN_NAMES.items():
-        if name.startswith(theirs):
-            return published + name.removeprefix(theirs)
+def rename(name: str, starts: dict[str, str]) -> str:
+    """Return a name with another start, if it has one of these."""
+    for old, new in starts.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
     return name
 
 
