@@ -47,11 +47,10 @@ class Name:
 
 @dataclass(frozen=True)
 class Storage:
-    """The memory of tensors: ``numel`` numbers of a ``dtype``."""
+    """The memory of tensors: numbers of a ``dtype``."""
 
     memory: torch.UntypedStorage
     dtype: torch.dtype
-    numel: int
 
 
 # Tensors
@@ -77,8 +76,8 @@ def rebuild_tensor(
     end = offset
     if 0 not in size:
         end += 1 + sum((n - 1) * step for n, step in zip(size, stride))
-    inside = end <= storage.numel and prod(n or 1 for n in size) < 2**62
-    demand(inside, 'a tensor leaves its storage')
+    inside = end * storage.dtype.itemsize <= storage.memory.nbytes()
+    demand(inside and prod(n or 1 for n in size) < 2**62, 'a tensor leaves its storage')
     demand(not metadata, 'a tensor is a conjugate or negative view')
     tensor = torch.empty(0, dtype=storage.dtype, device=storage.memory.device)
     tensor.set_(storage.memory, offset, size, stride)
@@ -94,8 +93,7 @@ def rebuild_tensor_v3(storage: Storage, *args: Any) -> Tensor:
         and str(dtype).startswith(('torch.float8', 'torch.uint')),
         'a tensor has a dtype that does not belong to its storage',
     )
-    numel = storage.memory.nbytes() // dtype.itemsize
-    return rebuild_tensor(Storage(storage.memory, dtype, numel), *layout, *args[6:])
+    return rebuild_tensor(Storage(storage.memory, dtype), *layout, *args[6:])
 
 
 def rebuild_parameter(

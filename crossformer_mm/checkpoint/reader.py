@@ -269,11 +269,11 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
         'a tensor has a storage that is not there',
     )
     for key in keys:
-        storage = storages[key]
+        memory, dtype = storages[key].memory, storages[key].dtype
         numel = int.from_bytes(file.read(8), 'little')
-        demand(numel == storage.numel, 'a storage has another size')
-        raw = _read_bytes(file, len(storage.memory))
-        storage.memory.copy_(_to_storage(raw, storage.dtype))
+        same_size = numel * dtype.itemsize == len(memory)
+        demand(same_size, 'a storage has another size')
+        memory.copy_(_to_storage(_read_bytes(file, len(memory)), dtype))
     return content
 
 

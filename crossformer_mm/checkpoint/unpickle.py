@@ -131,10 +131,10 @@ class Unpickler(pickle._Unpickler):
         dtype, key, location, numel = pid[1:5]
         if key not in self.storages:
             memory = self.load_memory(dtype, key, location, numel)
-            self.storages[key] = Storage(memory, dtype, numel)
+            self.storages[key] = Storage(memory, dtype)
         found = self.storages[key]
-        same = (found.dtype, found.numel) == (dtype, numel)
-        demand(same, 'a storage is of two kinds')
+        same_size = found.memory.nbytes() == numel * dtype.itemsize
+        demand(found.dtype == dtype and same_size, 'a storage is of two kinds')
         return found
 
     def load_frame(self) -> None:
