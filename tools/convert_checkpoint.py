@@ -29,7 +29,6 @@ from crossformer_mm.checkpoint.errors import (
     naming,
     one_line,
 )
-from crossformer_mm.checkpoint.load import precision
 from crossformer_mm.checkpoint.reader import read_checkpoint
 from crossformer_mm.checkpoint.recognize import (
     Network,
@@ -37,6 +36,7 @@ from crossformer_mm.checkpoint.recognize import (
     full_name,
     recognize,
 )
+from crossformer_mm.checkpoint.weights import precision
 from parts.output import fail
 
 

@@ -4,6 +4,7 @@
 ``names``      the names that a pickle may use, and what stands in for each
 ``unpickle``   a pickle, read as data
 ``reader``     a file of torch.save or safetensors: its content, or one clear error
+``weights``    weights by name: shapes, differences, precision
 ``recognize``  the published networks, and which of them a file holds
 ``load``       weights into networks, by ``init_cfg`` and by MMEngine
 ``convert``    weights for another program, and the new file

@@ -13,18 +13,16 @@ from torch import Tensor
 
 from ..version import __version__
 from .errors import CheckpointError
-from .load import Difference, as_float32, compare
 from .recognize import (
     TO_MMPRETRAIN,
     Network,
-    Weights,
     backbone_shapes,
     classifier_shapes,
     count_stages,
     full_name,
     rename,
-    shapes_of,
 )
+from .weights import Difference, Weights, as_float32, compare, shapes_of
 
 RECORD = 'crossformer_mm'  # key of 'meta': where the weights come from
 LARGEST_LIST = 100_000  # numbers of an array in 'meta'

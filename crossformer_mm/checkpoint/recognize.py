@@ -9,9 +9,7 @@ from torch import Tensor
 
 from ..models.archs import ARCHS
 from .errors import CheckpointError, first_few, shown
-
-Weights = dict[str, Tensor]
-Shapes = dict[str, tuple[int, ...]]
+from .weights import Shapes, Weights, shapes_of
 
 # Where a file keeps its weights: MMCV and MMEngine in 'state_dict', the original code
 # in 'model', others in the file itself. A moving average is taken if there is no more.
@@ -189,11 +187,6 @@ def _kind(rest: Weights) -> str:
 
 
 # The published networks
-
-
-def shapes_of(weights: Weights) -> Shapes:
-    """Return the shape of each tensor."""
-    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def backbone_shapes(variant: str, stages: int | None = None) -> Shapes:
