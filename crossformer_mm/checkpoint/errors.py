@@ -1,4 +1,4 @@
-"""The error of a checkpoint that cannot be used, and how a message shows its names."""
+"""Errors of a checkpoint that cannot be used, and how they show its names."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,11 @@ class CheckpointError(Exception):
         super().__init__(one_line(message))
 
 
-class Refused(CheckpointError):
+class DamagedError(CheckpointError):
+    """A file is not whole, or not what was written."""
+
+
+class RefusedError(CheckpointError):
     """A file asks for more than to be read as data."""
 
     def __init__(self, problem: str) -> None:
@@ -27,10 +31,10 @@ def demand(condition: Any, problem: str) -> None:
     """Refuse the file unless a condition holds.
 
     Raises:
-        Refused: If it does not.
+        RefusedError: If it does not.
     """
     if not condition:
-        raise Refused(problem)
+        raise RefusedError(problem)
 
 
 @contextmanager
@@ -39,7 +43,8 @@ def naming(source: str | Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f'{source} {error}') from error.__cause__
+        error.args = (one_line(f'{source} {error}'),)
+        raise
 
 
 def one_line(text: str) -> str:

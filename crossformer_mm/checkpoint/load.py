@@ -245,4 +245,4 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
         raise CheckpointError(
             f'{filename} was kept in {path}, which {error} To download it again: '
             f'rm {path}'
-        ) from error.__cause__
+        ) from error

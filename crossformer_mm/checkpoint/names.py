@@ -22,7 +22,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from .errors import Refused, demand, shown
+from .errors import RefusedError, demand, shown
 
 HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
 HISTORY_ARRAYS = ('_log_history', '_count_history')
@@ -110,7 +110,7 @@ def rebuild_from_type(
     """Make a tensor that had attributes, without them."""
     call = function.call if type(function) is Name else None
     if call not in (rebuild_tensor, rebuild_tensor_v3, rebuild_parameter):
-        raise Refused('a tensor is made by a function that makes none')
+        raise RefusedError('a tensor is made by a function that makes none')
     return call(*args)
 
 

@@ -18,7 +18,7 @@ from mmengine.fileio import get_local_path
 from torch import Tensor
 from torch.serialization import _get_restore_location
 
-from .errors import CheckpointError, Refused, demand, shown
+from .errors import CheckpointError, DamagedError, RefusedError, demand, shown
 from .unpickle import Unpickler
 
 SECONDS = 8  # in which a download has to bring a block of 8 kB
@@ -127,10 +127,10 @@ def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
             raise
         except Exception as error:  # a damaged file can fail in any way
             reason = shown(error) or type(error).__name__
-            raise CheckpointError(
+            raise DamagedError(
                 f'is cut off or damaged, get it again: {reason}. Nothing of it was run.'
             ) from error
-    raise CheckpointError(_what_else(start))
+    raise DamagedError(_what_else(start))
 
 
 def _what_else(start: bytes) -> str:
@@ -157,7 +157,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except Exception as error:
-        raise CheckpointError(f'is damaged, get it again: {shown(error)}.') from error
+        raise DamagedError(f'is damaged, get it again: {shown(error)}.') from error
 
 
 # The two formats of torch.save
@@ -175,8 +175,8 @@ def _read_zip(
         trusted: The same.
 
     Raises:
-        CheckpointError: If it is damaged, or refused.
-        Exception: If it is damaged in another way.
+        RefusedError: If it asks for more than to be read as data.
+        Exception: If it is damaged; almost any.
     """
     entries = _list_entries(file, size)
     pickles = [name for name in entries if name.endswith('/data.pkl')]
@@ -194,7 +194,7 @@ def _read_zip(
     ) -> torch.UntypedStorage:
         entry = entries.get(f'{folder}data/{key}')
         if entry is None:
-            raise Refused('a tensor has a storage that is not there')
+            raise RefusedError('a tensor has a storage that is not there')
         whole = entry.file_size == numel * dtype.itemsize
         demand(whole, 'a storage has another size than its entry')
         content = _to_storage(_read_entry(file, entry), dtype)
@@ -228,7 +228,7 @@ def _read_entry(file: io.BufferedReader, entry: zipfile.ZipInfo) -> Tensor:
     """Read an entry of a zip as uint8, without the copies that ``zipfile`` makes.
 
     Raises:
-        CheckpointError: If its checksum is another than that in the zip.
+        DamagedError: If its checksum is another than that in the zip.
     """
     file.seek(entry.header_offset)
     header = file.read(30)
@@ -237,7 +237,7 @@ def _read_entry(file: io.BufferedReader, entry: zipfile.ZipInfo) -> Tensor:
     content = _read_bytes(file, entry.file_size)
     checksum = zlib.crc32(content.numpy().data)
     if not header.startswith(ZIP_START) or checksum != entry.CRC:
-        raise CheckpointError(f'is damaged in {shown(entry.filename)}: get it again.')
+        raise DamagedError(f'is damaged in {shown(entry.filename)}: get it again.')
     return content
 
 
@@ -281,11 +281,11 @@ def _read_bytes(file: io.BufferedReader, size: int) -> Tensor:
     """Read bytes as uint8.
 
     Raises:
-        CheckpointError: If the file ends before.
+        DamagedError: If the file ends before.
     """
     content = torch.empty(size, dtype=torch.uint8)
     if file.readinto(content.numpy().data) != size:
-        raise CheckpointError('is cut off, get it again.')
+        raise DamagedError('is cut off, get it again.')
     return content
 
 

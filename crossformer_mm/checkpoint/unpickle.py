@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import Refused, demand, shown
+from .errors import RefusedError, demand, shown
 from .names import KNOWN, STATES, Name, Storage, is_key
 
 LoadMemory = Callable[[torch.dtype, str, str, int], torch.UntypedStorage]
@@ -84,7 +84,7 @@ class Unpickler(pickle._Unpickler):
         """Return what the pickle holds.
 
         Raises:
-            Refused: If it asks for what is not known, or for too much.
+            RefusedError: If it asks for what is not known, or for too much.
             Exception: If it is damaged; almost any.
         """
         self.metastack: list[list[Any]] = []
@@ -95,10 +95,10 @@ class Unpickler(pickle._Unpickler):
             if code == pickle.STOP:
                 break
             if code not in HANDLERS:
-                raise Refused(f'it has the opcode {shown(code)}')
+                raise RefusedError(f'it has the opcode {shown(code)}')
             HANDLERS[code](self)
         else:
-            raise Refused(f'it has more than {MAX_OPCODES:,} opcodes')
+            raise RefusedError(f'it has more than {MAX_OPCODES:,} opcodes')
         (result,) = self.stack
         check_data(result)
         return result
@@ -111,8 +111,8 @@ class Unpickler(pickle._Unpickler):
         found = KNOWN.get(path) or self.trusted.get(path)
         if found is None:
             if kind := re.match(r'torch._utils._rebuild_(\w*?)_?tensor', path):
-                raise Refused(f'it has a {shown(kind[1])} tensor')
-            raise Refused(f'it asks for {shown(path)}. {self.advice}')
+                raise RefusedError(f'it has a {shown(kind[1])} tensor')
+            raise RefusedError(f'it asks for {shown(path)}. {self.advice}')
         return found
 
     def is_trusted(self, item: Any) -> bool:
@@ -167,7 +167,7 @@ class Unpickler(pickle._Unpickler):
         for key, value in zip(items[::2], items[1::2], strict=True):
             demand(is_key(key), f'a {type(key).__name__} is a key')
             if key in target:
-                raise Refused(f'the key {shown(key)} is there twice')
+                raise RefusedError(f'the key {shown(key)} is there twice')
             target[key] = value
 
     # Objects
@@ -227,8 +227,8 @@ def check_data(result: Any) -> None:
     """Check that all of an object is data, and that its containers end.
 
     Raises:
-        Refused: If it has a class or function for data, is too deep, or becomes too
-            large where what is shared is copied.
+        RefusedError: If it has a class or function for data, is too deep, or
+            becomes too large where what is shared is copied.
     """
     level, seen = [result], 0
     for _ in range(MAX_DEPTH):
@@ -245,4 +245,4 @@ def check_data(result: Any) -> None:
         if not inside:
             return
         level, seen = inside, seen + len(inside)
-    raise Refused('its containers are too deep')
+    raise RefusedError('its containers are too deep')
