@@ -180,18 +180,15 @@ def fetch(published: Published, path: Path) -> None:
 def check(part: Path, published: Published) -> None:
     """Remove a file and exit unless it is the published one."""
     try:
-        with part.open('rb') as file:
-            if file.read(512).lstrip()[:1] == b'<':
-                raise CheckpointError('it is a web page, not a checkpoint')
         found = recognize(read_checkpoint(str(part)))
         if (found.kind, found.variant) != (published.kind, published.variant):
             raise CheckpointError(
-                f'it holds a {found.kind} of {full_name(found.variant)}, not a '
+                f'holds a {found.kind} of {full_name(found.variant)}, not a '
                 f'{published.kind} of {full_name(published.variant)}'
             )
     except CheckpointError as error:
         part.unlink()
-        fail(f'Google Drive sent something else: {error}')
+        fail(f'Google Drive sent something else: it {error}')
 
 
 def share(published: Published) -> str:
