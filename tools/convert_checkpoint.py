@@ -10,21 +10,33 @@ another. Nothing in SRC is executed, and DST is written completely or not at all
 """
 
 import argparse
-from collections.abc import Iterable
+from collections import defaultdict
 from pathlib import Path
 
 from crossformer_mm.checkpoint.convert import (
     TARGETS,
     check_target,
+    compare_with_variant,
     convert,
     make_meta,
-    report_file,
-    report_network,
+    select,
     sha256,
     write_checkpoint,
 )
-from crossformer_mm.checkpoint.reader import CheckpointError, naming, read_checkpoint
-from crossformer_mm.checkpoint.recognize import recognize
+from crossformer_mm.checkpoint.errors import (
+    CheckpointError,
+    first_few,
+    naming,
+    one_line,
+)
+from crossformer_mm.checkpoint.reader import read_checkpoint
+from crossformer_mm.checkpoint.recognize import (
+    Network,
+    count_stages,
+    full_name,
+    recognize,
+)
+from crossformer_mm.checkpoint.weights import precision
 from parts.output import fail
 
 
@@ -83,20 +95,48 @@ def run(src: Path, dst: Path | None, target: str | None, publish: bool) -> None:
                 'could not load: take .pth, or only the backbone by --to backbone.'
             )
         digest = sha256(src)
-        print_lines(report_file('file', src, digest))
-        print_lines(report_network(network, target))
+        report_file('file', src, digest)
+        report_network(network, target)
         meta = make_meta(network, target, src.name, digest, content.get('meta'))
         content = convert(network, target, meta)
     if dst is not None:
         with naming(dst):
             dst = write_checkpoint(content, dst, publish)
-        print_lines(report_file('written', dst, sha256(dst)))
+        report_file('written', dst, sha256(dst))
 
 
-def print_lines(lines: Iterable[str]) -> None:
-    """Print line by line."""
-    for line in lines:
-        print(line)
+def report_file(label: str, path: Path, sha256: str) -> None:
+    """Print the size and hash of a file."""
+    report(label, f'{path}, {path.stat().st_size:,} bytes')
+    report('SHA-256', sha256)
+
+
+def report_network(network: Network, target: str) -> None:
+    """Print what was found, and what of it ``target`` uses."""
+    weights = select(network, target)
+    values = sum(tensor.numel() for tensor in weights.values()) / 1e6
+    used = f'{len(weights)} tensors, {values:.1f} M values{precision(weights)}'
+    report('kind', network.kind)
+    report('variant', full_name(network.variant))
+    report('stages', str(count_stages(network.backbone)))
+    report('used', f'{used} for the {target}')
+    unused = network.rest.keys() - weights.keys()
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, reason in network.dropped.items():
+        by_reason[reason].append(name)
+    if unused:
+        by_reason[f'not part of the {target}'] += sorted(unused)
+    for reason, names in by_reason.items():
+        report('dropped', f'{first_few(names)}: {reason}')
+    if network.variant is not None:
+        difference = compare_with_variant(network, network.variant, weights)
+        for label, names in vars(difference).items():
+            report(label, first_few(names) if names else 'none')
+
+
+def report(label: str, text: str) -> None:
+    """Print a line of the report."""
+    print(one_line(f'{label:<12}{text}'))
 
 
 if __name__ == '__main__':

@@ -19,8 +19,7 @@ from mmengine.config import Config
 from torch import nn
 from tqdm import tqdm
 
-from crossformer_mm.checkpoint.load import check_loaded
-from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
+from crossformer_mm.checkpoint import CheckpointError, check_loaded, read_checkpoint
 from crossformer_mm.ops import accelerate_cpu, is_faster_accelerated
 from parts.output import fail
 

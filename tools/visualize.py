@@ -28,8 +28,7 @@ from torch import Tensor
 
 from crossformer_mm import CrossFormer
 from crossformer_mm.attention_record import record_attention
-from crossformer_mm.checkpoint.load import PretrainedBackbone
-from crossformer_mm.checkpoint.reader import CheckpointError
+from crossformer_mm.checkpoint import CheckpointError, PretrainedBackbone
 from parts.attention_page import LIMIT, page_size, write_page
 from parts.attention_plots import (
     plot_attention,

@@ -3,8 +3,7 @@
 import hashlib
 import os
 import secrets
-from collections import defaultdict
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,17 @@ import torch
 from torch import Tensor
 
 from ..version import __version__
-from .load import Difference, as_float32, compare, precision
-from .reader import CheckpointError, one_line
+from .errors import CheckpointError
 from .recognize import (
-    MMPRETRAIN_NAMES,
+    TO_MMPRETRAIN,
     Network,
-    Weights,
     backbone_shapes,
     classifier_shapes,
     count_stages,
-    first_few,
-    first_stages,
     full_name,
-    shapes_of,
+    rename,
 )
+from .weights import Difference, Weights, as_float32, compare, shapes_of
 
 RECORD = 'crossformer_mm'  # key of 'meta': where the weights come from
 LARGEST_LIST = 100_000  # numbers of an array in 'meta'
@@ -70,26 +66,25 @@ def select(network: Network, target: str) -> Weights:
     Raises:
         CheckpointError: If the network has no such weights.
     """
-    if target not in (network.kind, 'backbone', 'original'):
+    if target == 'original':
+        target = 'classifier' if network.kind == 'classifier' else 'backbone'
+    if target == 'backbone':
+        return network.backbone
+    if target != network.kind:
         raise CheckpointError(f'holds a {network.kind}: no {target} can be made of it.')
-    original_classifier = (target, network.kind) == ('original', 'classifier')
-    if target == network.kind or original_classifier:
-        return network.backbone | network.rest
-    return network.backbone
+    return network.backbone | network.rest
 
 
 def compare_with_variant(
     network: Network, variant: str, weights: Weights
 ) -> Difference:
     """Compare weights with the published variant, heads of OpenMMLab apart."""
-    if network.kind != 'classifier':
-        # A detector may have been built without the last stages.
-        stages = count_stages(network.backbone)
-        needed = first_stages(backbone_shapes(variant), stages)
-        return compare(shapes_of(network.backbone), needed)
-    whole = weights.keys() != network.backbone.keys()
-    needed = classifier_shapes(variant) if whole else backbone_shapes(variant)
-    return compare(shapes_of(weights), needed)
+    is_classifier = network.kind == 'classifier'
+    if is_classifier and weights.keys() != network.backbone.keys():
+        return compare(shapes_of(weights), classifier_shapes(variant))
+    # A detector may have been built without the last stages.
+    stages = None if is_classifier else count_stages(network.backbone)
+    return compare(shapes_of(network.backbone), backbone_shapes(variant, stages))
 
 
 def make_meta(
@@ -142,10 +137,7 @@ def openmmlab_name(name: str, network: Network) -> str:
     """Return the name of a weight in MMPretrain, MMDetection or MMSegmentation."""
     if name in network.backbone:
         return f'backbone.{name}'
-    if network.kind == 'classifier':
-        part = next(part for part in MMPRETRAIN_NAMES if name.startswith(part))
-        return MMPRETRAIN_NAMES[part] + name.removeprefix(part)
-    return name
+    return rename(name, TO_MMPRETRAIN) if network.kind == 'classifier' else name
 
 
 def own_memory(tensor: Tensor) -> Tensor:
@@ -191,10 +183,6 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
     # A name that no other process has, in any container; long names are cut.
     part = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(8)}.part')
     try:
-        part.touch(exist_ok=False)
-    except OSError as error:
-        raise CheckpointError(f'cannot be written: {error.strerror}.') from error
-    try:
         _write(content, part, path.suffix)
         if publish:
             path = path.with_stem(f'{path.stem}-{sha256(part)[:8]}')
@@ -212,7 +200,8 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
         reason = getattr(cause, 'strerror', None) or cause
         raise CheckpointError(f'cannot be written: {reason}.') from cause
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # renamed, or never made
+            part.unlink()
     return path
 
 
@@ -244,6 +233,7 @@ def _write(content: dict[str, Any], path: Path, suffix: str) -> None:
         except ImportError as error:
             raise CheckpointError('needs: pip install safetensors') from error
         # save_file sets the file's mode to 0600.
+        path.touch()
         mode = path.stat().st_mode
         save_file(content['state_dict'], path, content['meta'][RECORD])
         path.chmod(mode)
@@ -253,39 +243,3 @@ def _write(content: dict[str, Any], path: Path, suffix: str) -> None:
             torch.save(content, file)
     with path.open('rb') as file:
         os.fsync(file.fileno())
-
-
-# The report
-
-
-def report_file(label: str, path: Path, sha256: str) -> Iterator[str]:
-    """Yield the lines on a file: its size and hash."""
-    yield _line(label, f'{path}, {path.stat().st_size:,} bytes')
-    yield _line('SHA-256', sha256)
-
-
-def report_network(network: Network, target: str) -> Iterator[str]:
-    """Yield the lines on what was found, and what of it ``target`` uses."""
-    weights = select(network, target)
-    values = sum(tensor.numel() for tensor in weights.values()) / 1e6
-    used = f'{len(weights)} tensors, {values:.1f} M values{precision(weights)}'
-    yield _line('kind', network.kind)
-    yield _line('variant', full_name(network.variant))
-    yield _line('stages', str(count_stages(network.backbone)))
-    yield _line('used', f'{used} for the {target}')
-    unused = network.rest.keys() - weights.keys()
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for name, reason in network.dropped.items():
-        by_reason[reason].append(name)
-    if unused:
-        by_reason[f'not part of the {target}'] += sorted(unused)
-    for reason, names in by_reason.items():
-        yield _line('dropped', f'{first_few(names)}: {reason}')
-    if network.variant is not None:
-        difference = compare_with_variant(network, network.variant, weights)
-        for label, names in vars(difference).items():
-            yield _line(label, first_few(names) if names else 'none')
-
-
-def _line(label: str, text: str) -> str:
-    return one_line(f'{label:<12}{text}')

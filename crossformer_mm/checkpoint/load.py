@@ -4,7 +4,6 @@ import logging
 import os.path as osp
 import re
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -24,114 +23,16 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
-from .reader import CheckpointError, MapLocation, download, naming, read_checkpoint
-from .recognize import (
-    Shapes,
-    Weights,
-    first_few,
-    first_stages,
-    full_name,
-    reason_to_drop,
-    recognize,
-    shapes_of,
-    where_published,
-)
+from .errors import CheckpointError, naming
+from .reader import MapLocation, download, read_checkpoint
+from .recognize import full_name, reason_to_drop, recognize, stage_of, where_published
+from .weights import Difference, as_float32, compare, precision, shapes_of
 
 HELP = (
     'Save it there as it is, or name another file with "--cfg-options '
     'model.backbone.init_cfg.checkpoint=PATH". To train from scratch, add '
     '"--cfg-options model.backbone.init_cfg=None".'
 )
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What differs between the weights given and those a network needs; maybe nothing.
-
-    Attributes:
-        missing (list[str]): Needed, but not given.
-        unknown (list[str]): Given, but not needed.
-        mismatched (list[str]): Of another shape; each with both shapes.
-    """
-
-    missing: list[str]
-    unknown: list[str]
-    mismatched: list[str]
-
-    def __bool__(self) -> bool:
-        """Return whether anything differs."""
-        return bool(self.missing or self.unknown or self.mismatched)
-
-    def __str__(self) -> str:
-        """List what differs in one line, with the first few names."""
-        return '; '.join(
-            f'{len(names)} {kind} ({first_few(names)})'
-            for kind, names in vars(self).items()
-            if names
-        )
-
-
-def compare(given: Shapes, needed: Shapes) -> Difference:
-    """Compare the shapes of weights with those that a network needs."""
-    return Difference(
-        missing=[name for name in needed if name not in given],
-        unknown=[name for name in given if name not in needed],
-        mismatched=[
-            f'{name} {list(given[name])}, not {list(shape)}'
-            for name, shape in needed.items()
-            if given.get(name, shape) != shape
-        ],
-    )
-
-
-def as_float32(weights: Weights) -> Weights:
-    """Return weights as finite float32 numbers.
-
-    Args:
-        weights (dict[str, Tensor]): Of any floating point type. Batch norms count
-            their batches in integers, which stay.
-
-    Raises:
-        CheckpointError: If others are no floating point numbers, or not finite; the
-            message names the first few.
-    """
-    floats = {
-        name: tensor
-        for name, tensor in weights.items()
-        if not name.endswith('num_batches_tracked')
-    }
-    if others := [
-        f'{name} {dtype_name(tensor)}'
-        for name, tensor in floats.items()
-        if not tensor.is_floating_point()
-    ]:
-        raise CheckpointError(
-            f'has {len(others)} weights that are no floating point numbers '
-            f'({first_few(others)}): use the file they were made from.'
-        )
-    floats = {name: tensor.float() for name, tensor in floats.items()}
-    if broken := [
-        name for name, tensor in floats.items() if not torch.isfinite(tensor).all()
-    ]:
-        raise CheckpointError(
-            f'has {len(broken)} weights with NaN or Inf ({first_few(broken)}): the '
-            'training that wrote it had failed. Use an earlier one of its checkpoints.'
-        )
-    return weights | floats
-
-
-def precision(weights: Weights) -> str:
-    """Count the weights that are not float32: ', 340 of them float16', or nothing."""
-    names = [dtype_name(t) for t in weights.values() if t.is_floating_point()]
-    return ''.join(
-        f', {names.count(name)} of them {name}'
-        for name in sorted(set(names) - {'float32'})
-    )
-
-
-def dtype_name(tensor: Tensor) -> str:
-    """Return 'float16' and the like."""
-    return str(tensor.dtype).removeprefix('torch.')
 
 
 # A backbone's weights, by init_cfg
@@ -178,9 +79,14 @@ class PretrainedBackbone(PretrainedInit):
             )
         with naming(path):
             network = recognize(read_checkpoint(path), self.prefix or '')
-            given, built = network.backbone, len(module.layers)
-            if built < len(module.num_features):  # stages after the last output
-                given = first_stages(given, built)
+            given = network.backbone
+            if len(module.layers) < len(module.num_features):
+                # Stages after the last output are not built.
+                given = {
+                    name: tensor
+                    for name, tensor in given.items()
+                    if stage_of(name) < len(module.layers)
+                }
             needed = shapes_of(module.state_dict())
             difference = compare(shapes_of(given), needed)
             variant = full_name(network.variant)
@@ -246,8 +152,7 @@ def check_loaded(
             'this config or the config of this checkpoint; strict=False in the config '
             'loads what fits and leaves the rest as it is.'
         )
-    mismatched = [text.partition(' ')[0] for text in difference.mismatched]
-    left = [*difference.missing, *mismatched]
+    left = [*difference.missing, *difference.mismatched]
     layers = dict.fromkeys(weight.rpartition('.')[0] for weight in left)
     print_log(
         f'Loaded what fits the {name} of {source}: {difference}. Left as they were: '
@@ -340,4 +245,4 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
         raise CheckpointError(
             f'{filename} was kept in {path}, which {error} To download it again: '
             f'rm {path}'
-        ) from error.__cause__
+        ) from error

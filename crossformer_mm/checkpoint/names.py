@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import PurePosixPath, PureWindowsPath
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-# What a message shows of a name in a file.
-LONGEST = 80
+from .errors import RefusedError, demand, shown
+
 HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
 HISTORY_ARRAYS = ('_log_history', '_count_history')
 STATISTICS = ('min', 'max', 'current', 'mean')
@@ -48,27 +47,10 @@ class Name:
 
 @dataclass(frozen=True)
 class Storage:
-    """The memory of tensors: ``numel`` numbers of a ``dtype``."""
+    """The memory of tensors: numbers of a ``dtype``."""
 
     memory: torch.UntypedStorage
     dtype: torch.dtype
-    numel: int
-
-
-def shown(name: Any) -> str:
-    """Return a name from a file in ASCII, cut after 80 characters."""
-    text = ascii(str(name)[: LONGEST + 1])[1:-1]
-    return text if len(text) <= LONGEST else f'{text[: LONGEST - 3]}...'
-
-
-def demand(condition: Any, problem: str) -> None:
-    """Refuse the file unless a condition holds.
-
-    Raises:
-        UnpicklingError: If it does not; the message is the problem.
-    """
-    if not condition:
-        raise UnpicklingError(problem)
 
 
 # Tensors
@@ -94,8 +76,8 @@ def rebuild_tensor(
     end = offset
     if 0 not in size:
         end += 1 + sum((n - 1) * step for n, step in zip(size, stride))
-    inside = end <= storage.numel and prod(n or 1 for n in size) < 2**62
-    demand(inside, 'a tensor leaves its storage')
+    inside = end * storage.dtype.itemsize <= storage.memory.nbytes()
+    demand(inside and prod(n or 1 for n in size) < 2**62, 'a tensor leaves its storage')
     demand(not metadata, 'a tensor is a conjugate or negative view')
     tensor = torch.empty(0, dtype=storage.dtype, device=storage.memory.device)
     tensor.set_(storage.memory, offset, size, stride)
@@ -111,8 +93,7 @@ def rebuild_tensor_v3(storage: Storage, *args: Any) -> Tensor:
         and str(dtype).startswith(('torch.float8', 'torch.uint')),
         'a tensor has a dtype that does not belong to its storage',
     )
-    numel = storage.memory.nbytes() // dtype.itemsize
-    return rebuild_tensor(Storage(storage.memory, dtype, numel), *layout, *args[6:])
+    return rebuild_tensor(Storage(storage.memory, dtype), *layout, *args[6:])
 
 
 def rebuild_parameter(
@@ -129,7 +110,7 @@ def rebuild_from_type(
     """Make a tensor that had attributes, without them."""
     call = function.call if type(function) is Name else None
     if call not in (rebuild_tensor, rebuild_tensor_v3, rebuild_parameter):
-        raise UnpicklingError('a tensor is made by a function that makes none')
+        raise RefusedError('a tensor is made by a function that makes none')
     return call(*args)
 
 
@@ -341,9 +322,9 @@ KNOWN: dict[str, Any] = {
     **{f'{HISTORY}.{name}': getattr(HistoryBuffer, name) for name in STATISTICS},
 }
 # What sets the state of an object of these classes.
-STATES: tuple[tuple[type, Callable], ...] = (
-    (OrderedDict, set_metadata),
-    (np.dtype, set_dtype),
-    (np.ndarray, set_array),
-    (HistoryBuffer, set_history),
-)
+STATES: dict[type, Callable] = {
+    OrderedDict: set_metadata,
+    np.dtype: set_dtype,
+    np.ndarray: set_array,
+    HistoryBuffer: set_history,
+}

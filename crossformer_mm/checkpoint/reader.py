@@ -2,18 +2,15 @@
 
 import io
 import os
+import pickle
 import stat
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from threading import Thread
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,44 +18,17 @@ from mmengine.fileio import get_local_path
 from torch import Tensor
 from torch.serialization import _get_restore_location
 
-from .names import demand, shown
+from .errors import CheckpointError, DamagedError, RefusedError, demand, shown
 from .unpickle import Unpickler
 
-# A download is given up once it brings fewer bytes in as many seconds.
-SECONDS = 8
-BYTES = 8_000
+SECONDS = 8  # in which a download has to bring a block of 8 kB
 COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ')
 ZIP_START = b'PK\x03\x04'
-# A pickle of this number is what a file of torch before 1.6 starts with.
-MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-LEGACY_START = b'\x80\x02\x8a\x0a' + MAGIC_NUMBER.to_bytes(10, 'little') + b'.'
-THREADS = 4  # that compute checksums
-MAX_ENTRIES = 100_000  # of 20,000 weights with the state of their optimizer
+# A pickled number, which a file of torch before 1.6 starts with.
+LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 MapLocation = str | torch.device | dict[str, str] | Callable | None
 Trusted = Mapping[str, Any] | None
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message says which, why and what to do."""
-
-    def __init__(self, message: str) -> None:
-        # Names and reasons come from files and servers that nobody has checked.
-        super().__init__(one_line(message))
-
-
-def one_line(text: str) -> str:
-    """Replace what is not printable, such as a line break, by its number."""
-    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-@contextmanager
-def naming(source: str | Path) -> Iterator[None]:
-    """Put the name of the file in front of the errors that are raised inside."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f'{source} {error}') from error.__cause__
 
 
 def read_checkpoint(
@@ -79,28 +49,25 @@ def read_checkpoint(
         CheckpointError: If it cannot be fetched, is damaged, or is refused.
     """
     try:
-        with local_path(source) as path:
-            return _read_file(path, map_location, trusted)
+        if source.startswith(('http://', 'https://')):
+            with TemporaryDirectory() as folder:
+                path = Path(folder, 'checkpoint')
+                download(source, path)
+                return _read_file(path, map_location, trusted)
+        with get_local_path(os.path.expanduser(source)) as local:
+            return _read_file(Path(local), map_location, trusted)
     except KeyError as error:
         raise CheckpointError(
             f'cannot be read: MMEngine has no file client for {error}.'
         ) from error
     except (OSError, ImportError, ValueError) as error:
-        reason = getattr(error, 'strerror', None) or error
-        raise CheckpointError(f'cannot be read: {shown(reason)}.') from error
+        raise cannot_be_read(error) from error
 
 
-@contextmanager
-def local_path(source: str) -> Iterator[Path]:
-    """Yield the path of a file; of a remote one, that of a copy that is deleted."""
-    if source.startswith(('http://', 'https://')):
-        with TemporaryDirectory() as folder:
-            path = Path(folder, 'checkpoint')
-            download(source, path)
-            yield path
-    else:
-        with get_local_path(os.path.expanduser(source)) as path:
-            yield Path(path)
+def cannot_be_read(error: Exception) -> CheckpointError:
+    """Return the error of a file that the system or a server does not give."""
+    reason = getattr(error, 'strerror', None) or error
+    return CheckpointError(f'cannot be read: {shown(reason)}.')
 
 
 def download(url: str, path: Path) -> None:
@@ -109,42 +76,38 @@ def download(url: str, path: Path) -> None:
     Raises:
         CheckpointError: If the server refuses, is too slow, or sends too little.
     """
+    blocks = before = 0
     errors: list[Exception] = []
+
+    def count(number: int, block_size: int, size: int) -> None:
+        nonlocal blocks
+        blocks = number
 
     def fetch() -> None:
         try:
-            with (
-                urllib.request.urlopen(url, timeout=SECONDS) as answer,
-                part.open('xb', buffering=0) as file,
-            ):
-                while chunk := answer.read1(2**20):
-                    file.write(chunk)
-                length = int(answer.headers.get('Content-Length') or file.tell())
-                if length != file.tell():
-                    raise OSError(f'of {length} bytes, {file.tell()} came: try again')
+            urllib.request.urlretrieve(url, part, count)
         except Exception as error:  # of many kinds, by the server's and network's fault
             errors.append(error)
 
     with TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder, path.name)
-        # In a thread that can be abandoned: the timeout above is for each read only,
-        # and DNS has none.
+        # In a thread that can be abandoned: DNS and single reads have no time limit.
         thread = Thread(target=fetch, daemon=True)
         thread.start()
-        size = before = 0
+        thread.join(SECONDS)
         while thread.is_alive():
-            thread.join(SECONDS)
-            before, size = size, part.stat().st_size if part.exists() else 0
-            if thread.is_alive() and size - before < BYTES:
-                errors.append(OSError(f'{size - before} bytes came in {SECONDS} s'))
+            if blocks == before:
+                errors.append(OSError(f'less than 8 kB came in {SECONDS} s'))
                 break
+            before = blocks
+            thread.join(SECONDS)
         if errors:
-            reason = getattr(errors[0], 'strerror', None) or errors[0]
-            raise CheckpointError(f'cannot be read: {shown(reason)}.') from errors[0]
+            raise cannot_be_read(errors[0]) from errors[0]
         os.replace(part, path)
 
 
 def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
+    """Read a file in the format that its first bytes tell."""
     # Reading a pipe or a device may never end.
     if not stat.S_ISREG(path.stat().st_mode):
         kind = 'Is a directory' if path.is_dir() else 'Is not a regular file'
@@ -153,25 +116,21 @@ def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
         size = path.stat().st_size
         start = file.read(512)
         file.seek(0)
-        if start[8:9] == b'{':
-            return _read_safetensors(path)
-        if not start.startswith((ZIP_START, LEGACY_START)):
-            raise CheckpointError(_what_else(start))
         try:
+            if start[8:9] == b'{':
+                return _read_safetensors(path)
             if start.startswith(ZIP_START):
                 return _read_zip(file, size, map_location, trusted)
-            return _read_legacy(file, size, trusted)
+            if start.startswith(LEGACY_START):
+                return _read_legacy(file, size, trusted)
         except CheckpointError:
             raise
-        except UnpicklingError as error:
-            raise CheckpointError(
-                f'is refused: {error}. Nothing of it was run.'
-            ) from error
         except Exception as error:  # a damaged file can fail in any way
             reason = shown(error) or type(error).__name__
-            raise CheckpointError(
+            raise DamagedError(
                 f'is cut off or damaged, get it again: {reason}. Nothing of it was run.'
             ) from error
+    raise DamagedError(_what_else(start))
 
 
 def _what_else(start: bytes) -> str:
@@ -198,7 +157,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except Exception as error:
-        raise CheckpointError(f'is damaged, get it again: {shown(error)}.') from error
+        raise DamagedError(f'is damaged, get it again: {shown(error)}.') from error
 
 
 # The two formats of torch.save
@@ -212,94 +171,74 @@ def _read_zip(
     Args:
         file (BufferedReader): The file.
         size (int): Its bytes.
-        map_location: See ``torch.load``.
-        trusted (Mapping[str, Any], optional): Further classes, by full name.
+        map_location: See `read_checkpoint`.
+        trusted: The same.
 
     Raises:
-        CheckpointError: If it is damaged.
-        UnpicklingError: If it is refused.
-        Exception: If it is damaged in another way.
+        RefusedError: If it asks for more than to be read as data.
+        Exception: If it is damaged; almost any.
     """
-    archive = _Archive(file, size)
-    folder = archive.pickle.removesuffix('data.pkl')
-    code = f'{folder}constants.pkl' in archive.entries
+    entries = _list_entries(file, size)
+    pickles = [name for name in entries if name.endswith('/data.pkl')]
+    demand(len(pickles) == 1, 'it is a zip, but not of torch.save')
+    folder = pickles[0].removesuffix('data.pkl')
+    code = f'{folder}constants.pkl' in entries
     demand(not code, 'it is a TorchScript archive, a program rather than weights')
-    if f'{folder}byteorder' in archive.entries:
-        little = bytes(archive.read(f'{folder}byteorder').numpy()) == b'little'
+    if byteorder := entries.get(f'{folder}byteorder'):
+        little = _read_entry(file, byteorder).numpy().tobytes() == b'little'
         demand(little, 'its numbers have the byte order of another machine')
-    pickled = io.BytesIO(archive.read(archive.pickle).numpy().tobytes())
-    archive.check()
     restore_location = _get_restore_location(map_location)
 
     def read_storage(
         dtype: torch.dtype, key: str, location: str, numel: int
     ) -> torch.UntypedStorage:
-        entry = f'{folder}data/{key}'
-        demand(entry in archive.entries, 'a tensor has a storage that is not there')
-        content = archive.read(entry)
-        whole = len(content) == numel * dtype.itemsize
+        entry = entries.get(f'{folder}data/{key}')
+        if entry is None:
+            raise RefusedError('a tensor has a storage that is not there')
+        whole = entry.file_size == numel * dtype.itemsize
         demand(whole, 'a storage has another size than its entry')
-        return restore_location(_to_storage(content, dtype), location)
+        content = _to_storage(_read_entry(file, entry), dtype)
+        return restore_location(content, location)
 
-    result = Unpickler(pickled, read_storage, size, trusted).load()
-    archive.check()
-    return result
+    pickled = io.BytesIO(_read_entry(file, entries[pickles[0]]).numpy().data)
+    return Unpickler(pickled, read_storage, size, trusted).load()
 
 
-class _Archive:
-    """The entries of a zip of torch.save.
+def _list_entries(file: io.BufferedReader, size: int) -> dict[str, zipfile.ZipInfo]:
+    """Return the entries of a zip by name.
 
-    Args:
-        file (BufferedReader): The zip.
-        size (int): Its bytes.
+    Programs disagree on which of two entries counts, and on compression; entries that
+    share their bytes would be read again and again.
     """
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+    entries = {info.filename: info for info in infos}
+    demand(len(entries) == len(infos), 'an entry of its zip is there twice')
+    stored = all(
+        info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
+        for info in infos
+    )
+    demand(stored, 'its zip is compressed; torch.save compresses none')
+    total = sum(info.file_size for info in infos)
+    demand(total <= size, 'entries of its zip overlap')
+    return entries
 
-    def __init__(self, file: io.BufferedReader, size: int) -> None:
-        self.file = file
-        self.entries: dict[str, zipfile.ZipInfo] = {}
-        self.unchecked: dict[str, Tensor] = {}
-        with zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
-        demand(len(infos) <= MAX_ENTRIES, f'it has more than {MAX_ENTRIES:,} entries')
-        for info in infos:
-            # Programs disagree on which of two entries counts, and on compression.
-            once = info.filename not in self.entries
-            demand(once, 'an entry of its zip is there twice')
-            stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
-            demand(stored, 'its zip is compressed; torch.save compresses none')
-            self.entries[info.filename] = info
-        # Entries that share their bytes would be read again and again.
-        total = sum(info.file_size for info in infos)
-        demand(total <= size, 'entries of its zip overlap')
-        pickles = [name for name in self.entries if name.endswith('/data.pkl')]
-        demand(len(pickles) == 1, 'it is a zip, but not of torch.save')
-        self.pickle = pickles[0]
 
-    def read(self, name: str) -> Tensor:
-        """Read the bytes of an entry; `check` checks them."""
-        info = self.entries[name]
-        self.file.seek(info.header_offset)
-        header = self.file.read(30)
-        if not header.startswith(ZIP_START):
-            raise CheckpointError(f'is damaged in {shown(name)}: get it again.')
-        lengths = (int.from_bytes(header[i : i + 2], 'little') for i in (26, 28))
-        self.file.seek(sum(lengths), io.SEEK_CUR)
-        self.unchecked[name] = _read_bytes(self.file, info.file_size)
-        return self.unchecked[name]
+def _read_entry(file: io.BufferedReader, entry: zipfile.ZipInfo) -> Tensor:
+    """Read an entry of a zip as uint8, without the copies that ``zipfile`` makes.
 
-    def check(self) -> None:
-        """Compare the checksums of what was read since the last call.
-
-        Raises:
-            CheckpointError: If one is another than that in the zip.
-        """
-        contents = [content.numpy() for content in self.unchecked.values()]
-        with ThreadPoolExecutor(THREADS) as threads:
-            checksums = threads.map(zlib.crc32, contents)
-        for name, checksum in zip(self.unchecked, checksums):
-            if checksum != self.entries[name].CRC:
-                raise CheckpointError(f'is damaged in {shown(name)}: get it again.')
-        self.unchecked.clear()
+    Raises:
+        DamagedError: If its checksum is another than that in the zip.
+    """
+    file.seek(entry.header_offset)
+    header = file.read(30)
+    lengths = (int.from_bytes(header[i : i + 2], 'little') for i in (26, 28))
+    file.seek(sum(lengths), io.SEEK_CUR)
+    content = _read_bytes(file, entry.file_size)
+    checksum = zlib.crc32(content.numpy().data)
+    if not header.startswith(ZIP_START) or checksum != entry.CRC:
+        raise DamagedError(f'is damaged in {shown(entry.filename)}: get it again.')
+    return content
 
 
 def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
@@ -318,18 +257,11 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
         demand(numel >= 0 and left >= 0, 'its storages are larger than the file')
         return torch.UntypedStorage(numel * dtype.itemsize)
 
-    # A text may claim any length: read no more than the file has.
-    pickles = SimpleNamespace(
-        read=lambda count: file.read(min(count, size)),
-        readline=lambda: file.readline(1000),
-    )
-    for expected in (MAGIC_NUMBER, 1001):
-        found = Unpickler(pickles, make_storage, size).load()
-        demand(found == expected, 'it starts as no file of torch.save')
-    Unpickler(pickles, make_storage, size).load()  # sizes of C's types
-    unpickler = Unpickler(pickles, make_storage, size, trusted)
+    for _ in ('the magic number', 'version', 'sizes'):
+        Unpickler(file, make_storage, size).load()
+    unpickler = Unpickler(file, make_storage, size, trusted)
     content, storages = unpickler.load(), unpickler.storages
-    keys = Unpickler(pickles, make_storage, size).load()
+    keys = Unpickler(file, make_storage, size).load()
     demand(
         type(keys) is list
         and len(keys) == len(storages)
@@ -337,11 +269,11 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
         'a tensor has a storage that is not there',
     )
     for key in keys:
-        storage = storages[key]
+        memory, dtype = storages[key].memory, storages[key].dtype
         numel = int.from_bytes(file.read(8), 'little')
-        demand(numel == storage.numel, 'a storage has another size')
-        raw = _read_bytes(file, len(storage.memory))
-        storage.memory.copy_(_to_storage(raw, storage.dtype))
+        same_size = numel * dtype.itemsize == len(memory)
+        demand(same_size, 'a storage has another size')
+        memory.copy_(_to_storage(_read_bytes(file, len(memory)), dtype))
     return content
 
 
@@ -349,11 +281,11 @@ def _read_bytes(file: io.BufferedReader, size: int) -> Tensor:
     """Read bytes as uint8.
 
     Raises:
-        CheckpointError: If the file ends before.
+        DamagedError: If the file ends before.
     """
     content = torch.empty(size, dtype=torch.uint8)
     if file.readinto(content.numpy().data) != size:
-        raise CheckpointError('is cut off, get it again.')
+        raise DamagedError('is cut off, get it again.')
     return content
 
 

@@ -8,11 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..models.archs import ARCHS
-from .names import shown
-from .reader import CheckpointError
-
-Weights = dict[str, Tensor]
-Shapes = dict[str, tuple[int, ...]]
+from .errors import CheckpointError, first_few, shown
+from .weights import Shapes, Weights, shapes_of
 
 # Where a file keeps its weights: MMCV and MMEngine in 'state_dict', the original code
 # in 'model', others in the file itself. A moving average is taken if there is no more.
@@ -29,9 +26,10 @@ DRIVE_IDS = {
     'L': '1zRWByVW_KIZ87NgaBkDIm60DAsGJErdG',
 }
 
-# The published names of a classifier's own parts, and those in MMPretrain.
-MMPRETRAIN_NAMES = {'norm.': 'neck.norm.', 'head.': 'head.fc.'}
-CLASSIFIER_PARTS = tuple(MMPRETRAIN_NAMES)
+# A classifier's own parts, as published and as in MMPretrain.
+CLASSIFIER_PARTS = ('norm.', 'head.')
+TO_MMPRETRAIN = {'norm.': 'neck.norm.', 'head.': 'head.fc.'}
+TO_PUBLISHED = {'neck.norm.': 'norm.', 'head.fc.': 'head.'}
 CLASSES = 1000
 DETECTOR_PARTS = {'rpn_head', 'roi_head', 'bbox_head'}
 SEGMENTOR_PARTS = {'decode_head'}
@@ -90,10 +88,9 @@ def recognize(content: Any, prefix: str = '') -> Network:
         elif inside and start != root:
             dropped[name] = "a classifier's, not used by this network"
         elif name.startswith(root):
-            rest[short] = tensor
+            rest[rename(short, TO_PUBLISHED)] = tensor
         else:
             dropped[name] = 'of another network'
-    rest = _published_names(rest)
     kind = _kind(rest)
     if kind == 'backbone':
         dropped.update(dict.fromkeys(rest, 'of a part that is not known'))
@@ -101,15 +98,106 @@ def recognize(content: Any, prefix: str = '') -> Network:
     return Network(kind, nearest_variant(shapes_of(backbone)), backbone, rest, dropped)
 
 
-def shapes_of(weights: Weights) -> Shapes:
-    """Return the shape of each tensor."""
-    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:
+    """Return the tensors by name, and what else the file holds."""
+    if not isinstance(content, dict):
+        raise CheckpointError(f'holds no weights, but a {type(content).__name__}.')
+    place = next((key for key in WEIGHTS if _has_tensors(content.get(key))), None)
+    found = content if place is None else content[place]
+    if not _has_tensors(found):
+        raise CheckpointError(
+            f'holds no weights, but {first_few(content) or "nothing at all"}.'
+        )
+    dropped = {
+        str(key): 'a moving average of the weights' if key in AVERAGES else 'no weights'
+        for key in content
+        if found is not content and key != place
+    }
+    weights = {}
+    for name, value in found.items():
+        if isinstance(value, Tensor):
+            # DataParallel, and each wrapper around it, puts a 'module.' in front.
+            short = re.sub(r'^(module\.)+', '', str(name))
+            if short in weights:
+                raise CheckpointError(
+                    f'holds {shown(short)} twice, with and without "module.": take '
+                    'the one or the other out.'
+                )
+            weights[short] = value
+        else:
+            dropped[str(name)] = 'no tensor'
+    return weights, dropped
 
 
-def backbone_shapes(variant: str) -> Shapes:
-    """Return the name and shape of each parameter of a published backbone."""
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(
+        isinstance(item, Tensor) for item in value.values()
+    )
+
+
+def _find_backbone(weights: Weights, prefix: str) -> str:
+    """Return what the names of the backbone's weights start with."""
+    # Of the cross-scale embedding: no other network has this name.
+    part = 'patch_embed.projs.'
+    everywhere = {name.partition(part)[0] for name in weights if part in name}
+    if not everywhere:
+        raise CheckpointError(
+            f'holds no CrossFormer: there is no {part}0.weight, but '
+            f'{first_few(weights)}.'
+        )
+    starts = sorted(start for start in everywhere if start.startswith(prefix))
+    if not starts:
+        others = ' or '.join(
+            f'prefix={start!r}' if start else 'no prefix'
+            for start in sorted(everywhere)
+        )
+        raise CheckpointError(
+            f'holds no CrossFormer under prefix={prefix!r}: take {others}.'
+        )
+    if len(starts) > 1:
+        raise CheckpointError(
+            f'holds {len(starts)} CrossFormers, under {first_few(starts)}: '
+            "choose one with init_cfg=dict(type='Pretrained', prefix=...)."
+        )
+    return starts[0]
+
+
+def reason_to_drop(name: str) -> str | None:
+    """Return why a weight is not used here; None if it is."""
+    if name.startswith('ema_'):
+        return 'a moving average of the weights'
+    return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)
+
+
+def rename(name: str, starts: dict[str, str]) -> str:
+    """Return a name with another start, if it has one of these."""
+    for old, new in starts.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _kind(rest: Weights) -> str:
+    parts = {name.partition('.')[0] for name in rest}
+    if parts & SEGMENTOR_PARTS:
+        return 'segmentor'
+    if parts & DETECTOR_PARTS:
+        return 'detector'
+    return 'classifier' if 'head' in parts else 'backbone'
+
+
+# The published networks
+
+
+def backbone_shapes(variant: str, stages: int | None = None) -> Shapes:
+    """Return the name and shape of each parameter of a published backbone.
+
+    Args:
+        variant (str): Key of ``archs.ARCHS``.
+        stages (int, optional): How many of its stages are built. Defaults to all.
+    """
     arch = ARCHS[variant]
-    width = arch['embed_dims']
+    width, depths = arch['embed_dims'], arch['depths'][:stages]
     shapes: Shapes = {}
 
     def add(name: str, *shape: int) -> None:
@@ -119,7 +207,7 @@ def backbone_shapes(variant: str) -> Shapes:
     for i, size in enumerate((4, 8, 16, 32)):
         add(f'patch_embed.projs.{i}', width // 2 ** min(i + 1, 3), 3, size, size)
     add('patch_embed.norm', width)
-    for stage, depth in enumerate(arch['depths']):
+    for stage, depth in enumerate(depths):
         for i in range(depth):
             block = f'layers.{stage}.blocks.{i}'
             bias_width = width // 16
@@ -137,7 +225,7 @@ def backbone_shapes(variant: str) -> Shapes:
             if arch['with_acl'] and i % 3 == 2 and i < depth - 1:
                 add(f'{block}.ex_conv', width, 1, 3, 3)
                 add(f'{block}.ex_ln', width)
-        if stage < len(arch['depths']) - 1:
+        if stage < len(depths) - 1:
             merging = f'layers.{stage}.downsample'
             add(f'{merging}.reductions.0', width, width, 2, 2)
             add(f'{merging}.reductions.1', width, width, 4, 4)
@@ -157,22 +245,15 @@ def classifier_shapes(variant: str) -> Shapes:
     }
 
 
-def count_stages(weights: dict[str, Any]) -> int:
+def stage_of(name: str) -> int:
+    """Return the stage that needs a weight: of merging, the one after it."""
+    match = re.match(r'layers\.(\d{1,3})\.(downsample\.)?', name)
+    return int(match[1]) + bool(match[2]) if match else 0
+
+
+def count_stages(names: Iterable[str]) -> int:
     """Count the stages of a backbone, whose later ones may not have been built."""
-    found = (re.match(r'layers\.(\d+)\.', name) for name in weights)
-    return max((int(match[1]) + 1 for match in found if match), default=0)
-
-
-def first_stages(weights: dict[str, Any], stages: int) -> dict[str, Any]:
-    """Leave out what a backbone of the first few stages does not have.
-
-    Args:
-        weights (dict): Weights of a backbone, or their shapes, by name.
-        stages (int): How many there are to be.
-    """
-    later = tuple(f'layers.{i}.' for i in range(stages, count_stages(weights)))
-    later += (f'layers.{stages - 1}.downsample.',)
-    return {name: item for name, item in weights.items() if not name.startswith(later)}
+    return 1 + max(map(stage_of, names), default=0)
 
 
 def nearest_variant(shapes: Shapes) -> str | None:
@@ -182,7 +263,7 @@ def nearest_variant(shapes: Shapes) -> str | None:
         shapes (dict[str, tuple]): Of a backbone that has all stages or the first few.
     """
     stages = count_stages(shapes)
-    expected = {arch: first_stages(backbone_shapes(arch), stages) for arch in ARCHS}
+    expected = {arch: backbone_shapes(arch, stages) for arch in ARCHS}
     differences = {a: len(e.items() ^ shapes.items()) for a, e in expected.items()}
     nearest = min(differences, key=lambda arch: differences[arch])
     return nearest if differences[nearest] < len(expected[nearest]) / 2 else None
@@ -219,102 +300,3 @@ def where_published(arch: str | None) -> str:
     else:
         place = f'linked from {REPOSITORY} (BaiduCloud)'
     return f'The published {full_name(arch)}: {place} .'
-
-
-def first_few(names: Iterable[Any]) -> str:
-    """List the first three names, and how many there are beyond."""
-    names = [shown(name) for name in names]
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return ', '.join(names[:3]) + more
-
-
-def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:
-    """Return the tensors by name, and what else the file holds."""
-    if not isinstance(content, dict):
-        raise CheckpointError(f'holds no weights, but a {type(content).__name__}.')
-    place = next((key for key in WEIGHTS if _has_tensors(content.get(key))), None)
-    if place is None and not _has_tensors(content):
-        raise CheckpointError(
-            f'holds no weights, but {first_few(content) or "nothing at all"}.'
-        )
-    dropped = {
-        str(key): 'a moving average of the weights' if key in AVERAGES else 'no weights'
-        for key in (content if place else ())
-        if key != place
-    }
-    weights = {}
-    for name, value in (content[place] if place else content).items():
-        if isinstance(value, Tensor):
-            # DataParallel, and each wrapper around it, puts a 'module.' in front.
-            short = re.sub(r'^(module\.)+', '', str(name))
-            if short in weights:
-                raise CheckpointError(
-                    f'holds {shown(short)} twice, with and without "module.": take '
-                    'the one or the other out.'
-                )
-            weights[short] = value
-        else:
-            dropped[str(name)] = 'no tensor'
-    return weights, dropped
-
-
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(
-        isinstance(item, Tensor) for item in value.values()
-    )
-
-
-def _find_backbone(weights: Weights, prefix: str) -> str:
-    """Return what the names of the backbone's weights start with."""
-    # The cross-scale embedding: no other network has its names.
-    everywhere = {
-        name.partition('patch_embed.projs.')[0]
-        for name in weights
-        if 'patch_embed.projs.' in name
-    }
-    starts = {start for start in everywhere if start.startswith(prefix)}
-    if everywhere and not starts:
-        others = ' or '.join(
-            f'prefix={start!r}' if start else 'no prefix'
-            for start in sorted(everywhere)
-        )
-        raise CheckpointError(
-            f'holds no CrossFormer under prefix={prefix!r}: take {others}.'
-        )
-    if not starts:
-        raise CheckpointError(
-            'holds no CrossFormer: there is no patch_embed.projs.0.weight, but '
-            f'{first_few(weights)}.'
-        )
-    if len(starts) > 1:
-        raise CheckpointError(
-            f'holds {len(starts)} CrossFormers, under {first_few(sorted(starts))}: '
-            "choose one with init_cfg=dict(type='Pretrained', prefix=...)."
-        )
-    return starts.pop()
-
-
-def reason_to_drop(name: str) -> str | None:
-    """Return why a weight is not used here; None if it is."""
-    if name.startswith('ema_'):
-        return 'a moving average of the weights'
-    return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)
-
-
-def _published_names(rest: Weights) -> Weights:
-    """Give the parts of an MMPretrain classifier their published names."""
-    for published, ours in MMPRETRAIN_NAMES.items():
-        rest = {
-            published + name.removeprefix(ours) if name.startswith(ours) else name: item
-            for name, item in rest.items()
-        }
-    return rest
-
-
-def _kind(rest: Weights) -> str:
-    parts = {name.partition('.')[0] for name in rest}
-    if parts & SEGMENTOR_PARTS:
-        return 'segmentor'
-    if parts & DETECTOR_PARTS:
-        return 'detector'
-    return 'classifier' if 'head' in parts else 'backbone'

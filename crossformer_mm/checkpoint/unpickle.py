@@ -10,14 +10,14 @@ import re
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from pickle import UnpicklingError
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .names import KNOWN, STATES, Name, Storage, demand, is_key, shown
+from .errors import RefusedError, demand, shown
+from .names import KNOWN, STATES, Name, Storage, is_key
 
 LoadMemory = Callable[[torch.dtype, str, str, int], torch.UntypedStorage]
 
@@ -32,26 +32,23 @@ LIST = (
 # of its optimizer, and its containers are ten deep.
 MAX_OPCODES = 2_000_000
 MAX_DEPTH = 100
-MAX_ITEMS = 10_000_000  # what is shared counts each time
+MAX_ITEMS = 2_000_000  # what is shared counts each time
 # Bytes that may be made: for each byte of the file, and for any file.
 GROWTH = 8
 FREE_BYTES = 2**26
 
-# The standard library's own methods, which make plain data of these, or call
-# `find_class` and `persistent_load`.
+# The standard library's own methods: they make plain data, or call `find_class` and
+# `persistent_load`.
 INHERITED = (
     *('PROTO', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BININT', 'BININT1', 'BININT2', 'LONG1'),
     *('BINFLOAT', 'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'BINBYTES'),
     *('SHORT_BINBYTES', 'BINBYTES8', 'SHORT_BINSTRING', 'EMPTY_TUPLE', 'EMPTY_LIST'),
     *('EMPTY_DICT', 'EMPTY_SET', 'TUPLE1', 'TUPLE2', 'TUPLE3', 'TUPLE', 'MARK'),
     *('BINPUT', 'LONG_BINPUT', 'MEMOIZE', 'BINGET', 'LONG_BINGET', 'GLOBAL'),
-    *('STACK_GLOBAL', 'BINPERSID'),
+    *('STACK_GLOBAL', 'BINPERSID', 'APPEND', 'APPENDS'),
 )
 # The methods below.
-OWN = (
-    *('FRAME', 'BYTEARRAY8', 'APPEND', 'APPENDS', 'ADDITEMS', 'SETITEM', 'SETITEMS'),
-    *('REDUCE', 'NEWOBJ', 'BUILD'),
-)
+OWN = ('FRAME', 'ADDITEMS', 'SETITEM', 'SETITEMS', 'REDUCE', 'NEWOBJ', 'BUILD')
 
 
 class Unpickler(pickle._Unpickler):
@@ -65,6 +62,8 @@ class Unpickler(pickle._Unpickler):
         trusted (Mapping[str, Any], optional): Further classes by full name, which the
             user answers for. Defaults to None.
     """
+
+    pop_mark: Callable[[], list[Any]]  # the standard library's, which has no hint
 
     def __init__(
         self,
@@ -85,7 +84,7 @@ class Unpickler(pickle._Unpickler):
         """Return what the pickle holds.
 
         Raises:
-            UnpicklingError: If it asks for what is not known, or for too much.
+            RefusedError: If it asks for what is not known, or for too much.
             Exception: If it is damaged; almost any.
         """
         self.metastack: list[list[Any]] = []
@@ -96,10 +95,10 @@ class Unpickler(pickle._Unpickler):
             if code == pickle.STOP:
                 break
             if code not in HANDLERS:
-                raise UnpicklingError(f'it has the opcode {shown(code)}')
+                raise RefusedError(f'it has the opcode {shown(code)}')
             HANDLERS[code](self)
         else:
-            raise UnpicklingError(f'it has more than {MAX_OPCODES:,} opcodes')
+            raise RefusedError(f'it has more than {MAX_OPCODES:,} opcodes')
         (result,) = self.stack
         check_data(result)
         return result
@@ -112,8 +111,8 @@ class Unpickler(pickle._Unpickler):
         found = KNOWN.get(path) or self.trusted.get(path)
         if found is None:
             if kind := re.match(r'torch._utils._rebuild_(\w*?)_?tensor', path):
-                raise UnpicklingError(f'it has a {shown(kind[1])} tensor')
-            raise UnpicklingError(f'it asks for {shown(path)}. {self.advice}')
+                raise RefusedError(f'it has a {shown(kind[1])} tensor')
+            raise RefusedError(f'it asks for {shown(path)}. {self.advice}')
         return found
 
     def is_trusted(self, item: Any) -> bool:
@@ -132,42 +131,17 @@ class Unpickler(pickle._Unpickler):
         dtype, key, location, numel = pid[1:5]
         if key not in self.storages:
             memory = self.load_memory(dtype, key, location, numel)
-            self.storages[key] = Storage(memory, dtype, numel)
+            self.storages[key] = Storage(memory, dtype)
         found = self.storages[key]
-        same = (found.dtype, found.numel) == (dtype, numel)
-        demand(same, 'a storage is of two kinds')
+        same_size = found.memory.nbytes() == numel * dtype.itemsize
+        demand(found.dtype == dtype and same_size, 'a storage is of two kinds')
         return found
 
     def load_frame(self) -> None:
         """Read on: the length of a frame is of no use here."""
         self.read(8)
 
-    def load_bytearray8(self) -> None:
-        """Push a bytearray; it is made only as long as there are bytes."""
-        size = int.from_bytes(self.read(8), 'little')
-        self.append(bytearray(self.read(size)))
-
     # Containers
-
-    def pop_mark(self) -> list[Any]:
-        """Return what was pushed since the last mark."""
-        items, self.stack = self.stack, self.metastack.pop()
-        self.append = self.stack.append
-        return items
-
-    def load_append(self) -> None:
-        """Put an item into the list below it."""
-        self.extend([self.stack.pop()])
-
-    def load_appends(self) -> None:
-        """Put items into the list below them."""
-        self.extend(self.pop_mark())
-
-    def extend(self, items: list[Any]) -> None:
-        """Put items into the list on top."""
-        target = self.stack[-1]
-        demand(type(target) is list, 'it appends to what is no list')
-        target.extend(items)
 
     def load_additems(self) -> None:
         """Put items into the set below them."""
@@ -191,10 +165,9 @@ class Unpickler(pickle._Unpickler):
         is_dict = type(target) in (dict, OrderedDict, Counter)
         demand(is_dict or self.is_trusted(type(target)), 'it fills what is no dict')
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not is_key(key):
-                raise UnpicklingError(f'a {type(key).__name__} is a key')
+            demand(is_key(key), f'a {type(key).__name__} is a key')
             if key in target:
-                raise UnpicklingError(f'the key {shown(key)} is there twice')
+                raise RefusedError(f'the key {shown(key)} is there twice')
             target[key] = value
 
     # Objects
@@ -224,13 +197,13 @@ class Unpickler(pickle._Unpickler):
         """Set the state of the object below it."""
         state = self.stack.pop()
         target = self.stack[-1]
-        for kind, set_state in STATES:
+        for kind, set_state in STATES.items():
             if isinstance(target, kind):
                 set_state(target, state)
                 self.count_bytes(target)
                 return
-        if not self.is_trusted(type(target)):
-            raise UnpicklingError(f'it sets the state of a {type(target).__name__}')
+        name = type(target).__name__
+        demand(self.is_trusted(type(target)), f'it sets the state of a {name}')
         if hasattr(target, '__setstate__'):
             target.__setstate__(state)
         else:
@@ -250,34 +223,26 @@ HANDLERS: dict[bytes, Callable[[Any], None]] = {
 } | {getattr(pickle, name): getattr(Unpickler, f'load_{name.lower()}') for name in OWN}
 
 
-def check_data(item: Any) -> None:
+def check_data(result: Any) -> None:
     """Check that all of an object is data, and that its containers end.
 
     Raises:
-        UnpicklingError: If it has a class or function for data, is too deep, or
+        RefusedError: If it has a class or function for data, is too deep, or
             becomes too large where what is shared is copied.
     """
-    measured: dict[int, tuple[int, int]] = {}  # by the id of a container
-
-    def measure(item: Any, depth: int) -> tuple[int, int]:
-        """Return the height and the number of items of a container."""
-        if id(item) in measured:
-            return measured[id(item)]
-        if isinstance(item, dict):
-            items = [*item.values(), getattr(item, '_metadata', None)]
-        elif isinstance(item, list | tuple):
-            items = list(item)
-        else:
+    level, seen = [result], 0
+    for _ in range(MAX_DEPTH):
+        inside: list[Any] = []
+        for item in level:
             foreign = isinstance(item, Name | Storage | FunctionType)
             demand(not foreign, 'it has a class or function in the place of data')
-            return 0, 1
-        demand(depth < MAX_DEPTH, 'its containers are too deep')
-        inside = [measure(item, depth + 1) for item in items]
-        height = 1 + max((height for height, _ in inside), default=0)
-        size = 1 + sum(size for _, size in inside)
-        demand(height <= MAX_DEPTH, 'its containers are too deep')
-        demand(size <= MAX_ITEMS, 'it repeats its items too often')
-        measured[id(item)] = height, size
-        return height, size
-
-    measure(item, 0)
+            if isinstance(item, dict):
+                inside += item.values()
+                inside.append(getattr(item, '_metadata', None))
+            elif isinstance(item, list | tuple):
+                inside += item
+            demand(seen + len(inside) <= MAX_ITEMS, 'it repeats its items too often')
+        if not inside:
+            return
+        level, seen = inside, seen + len(inside)
+    raise RefusedError('its containers are too deep')

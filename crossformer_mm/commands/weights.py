@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from ..checkpoint.convert import sha256
-from ..checkpoint.reader import CheckpointError, read_checkpoint
+from ..checkpoint.errors import CheckpointError
+from ..checkpoint.reader import read_checkpoint
 from ..checkpoint.recognize import (
     DRIVE_IDS,
     REPOSITORY,
@@ -132,14 +133,10 @@ def main() -> None:
         near = get_close_matches(name, FILES, n=3, cutoff=0.5)
         advice = f'near are {", ".join(near)}. ' if near else ''
         fail(f'no weights named {args.name!r} were published; {advice}{NEVER}')
-    fetch(FILES[name], args.folder / file_name(name))
-
-
-def file_name(name: str) -> str:
-    """Return the name of a file; of a classifier, the one that the configs load."""
-    if name not in DRIVE_IDS:
-        return f'{name}.pth'
-    return backbone_file(name)
+    published = FILES[name]
+    # A classifier gets the name that the configs load.
+    file = backbone_file(name) if published.kind == 'classifier' else f'{name}.pth'
+    fetch(published, args.folder / file)
 
 
 def fetch(published: Published, path: Path) -> None:
@@ -183,18 +180,15 @@ def fetch(published: Published, path: Path) -> None:
 def check(part: Path, published: Published) -> None:
     """Remove a file and exit unless it is the published one."""
     try:
-        with part.open('rb') as file:
-            if file.read(512).lstrip()[:1] == b'<':
-                raise CheckpointError('it is a web page, not a checkpoint')
         found = recognize(read_checkpoint(str(part)))
         if (found.kind, found.variant) != (published.kind, published.variant):
             raise CheckpointError(
-                f'it holds a {found.kind} of {full_name(found.variant)}, not a '
+                f'holds a {found.kind} of {full_name(found.variant)}, not a '
                 f'{published.kind} of {full_name(published.variant)}'
             )
     except CheckpointError as error:
         part.unlink()
-        fail(f'Google Drive sent something else: {error}')
+        fail(f'Google Drive sent something else: it {error}')
 
 
 def share(published: Published) -> str:

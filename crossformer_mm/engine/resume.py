@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 from mmengine.config import Config
@@ -10,16 +9,13 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, Runner
 
 from ..checkpoint import CheckpointError
+from ..checkpoint.errors import DamagedError
 
 # How MMEngine names checkpoints, unless the hooks of a config say otherwise.
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
 BY_NAME = (
     'by name: --resume FILE, with MMSegmentation --resume --cfg-options load_from=FILE'
 )
-
-
-class DamagedError(CheckpointError):
-    """A checkpoint is cut off, or its content is not what was written."""
 
 
 def find_start(runner: Runner) -> tuple[str | None, bool]:
@@ -137,9 +133,8 @@ def read_meta(path: Path) -> dict[str, Any]:
     try:
         content = CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
     except CheckpointError as error:
-        refused = isinstance(error.__cause__, UnpicklingError | OSError)
-        kind = CheckpointError if refused else DamagedError
-        raise kind(str(error).removeprefix(f'{path} ')) from error
+        error.args = (str(error).removeprefix(f'{path} '),)
+        raise
     meta = content.get('meta', {}) if isinstance(content, dict) else {}
     if not {'epoch', 'iter'} <= meta.keys():
         raise CheckpointError(

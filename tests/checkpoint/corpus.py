@@ -873,6 +873,7 @@ WEIGHTS = {
     '100,000 names': lambda weights: weights.update(
         {f'layers.0.x{i}': i for i in range(100_000)} | {'layers.0.y': torch.ones(1)}
     ),
+    'a stage of 5,000 digits': put(f'layers.{"9" * 5000}.x'),
     'a number for a name': put(7),
     'a tuple for a name': put(('layers', 0)),
     'backbones of odd names': lambda weights: weights.update(

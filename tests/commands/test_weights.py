@@ -190,6 +190,7 @@ def test_another_variant(command, drive, tiny, monkeypatch, tmp_path):
     ('name', 'message'),
     [
         ('++S', 'BaiduCloud only: open https://pan.baidu.com/s/'),
+        ('++S', 'put the file at pretrained/backbone-crossformerpp-s.pth'),
         ('mask_rcnn_crossformerpp_s_fpn_1x_coco', 'Never published'),
         ('maskrcnn_crossformer_s_fpn_1x_coco', 'near are mask_rcnn_crossformer_s'),
     ],

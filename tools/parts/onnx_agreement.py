@@ -13,8 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
-from crossformer_mm.checkpoint.load import check_loaded
-from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
+from crossformer_mm.checkpoint import CheckpointError, check_loaded, read_checkpoint
 
 from .output import fail
 
