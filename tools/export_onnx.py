@@ -23,6 +23,7 @@ from torch.export import Dim
 from crossformer_mm.checkpoint.convert import sha256
 from parts.onnx_agreement import SIZES, compare, load, open_session
 from parts.onnx_networks import (
+    LEAST_SIDE,
     OPSET,
     NotCovered,
     Segmentor,
@@ -31,7 +32,6 @@ from parts.onnx_networks import (
 )
 from parts.output import complete, fail
 
-LEAST_SIDE = 64
 LEAST_AGREEMENT = 0.9  # apart from ties, all should agree
 
 
@@ -109,8 +109,7 @@ def export(network: nn.Module) -> torch.onnx.ONNXProgram:
     """Export with dynamic height and width, of segmentors batch too."""
     segments = isinstance(network, Segmentor)
     example = torch.rand(1 + segments, 3, 231, 327) * 255
-    least = network.traced_from
-    sides = {2: Dim('height', min=least), 3: Dim('width', min=least)}
+    sides = {2: Dim('height', min=LEAST_SIDE), 3: Dim('width', min=LEAST_SIDE)}
     if segments:
         sides[0] = Dim('batch', min=1)
     # Defer what the exporter cannot prove to hold at every size; `compare` tests it.

@@ -23,6 +23,7 @@ COVERED = (
     'path of RetinaNet (ATSS, FCOS), Mask R-CNN, Faster R-CNN and their Cascades'
 )
 OPSET = 18  # the lowest that torch's exporter writes
+LEAST_SIDE = 64  # of an image
 
 
 class NotCovered(Exception):
@@ -31,8 +32,6 @@ class NotCovered(Exception):
 
 class Segmentor(nn.Module):
     """Images ``[B, 3, H, W]`` to labels ``[B, H, W]`` and optionally scores."""
-
-    traced_from = 64
 
     def __init__(self, model: nn.Module, with_scores: bool) -> None:
         super().__init__()
@@ -61,9 +60,6 @@ class Detector(nn.Module):
     """An image ``[1, 3, H, W]`` to the boxes of a one-stage detector."""
 
     outputs = ['boxes', 'scores', 'labels']
-    # The smallest side in the trace: the exporter fixes the size of a level of one
-    # pixel. The file is right from LEAST_SIDE on, which the check at the end tries.
-    traced_from = 129
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -81,16 +77,19 @@ class Detector(nn.Module):
         """Normalize, pad and run backbone and neck."""
         before = self.model.data_preprocessor
         x, divisor = normalize(before, images), before.pad_size_divisor
-        bottom, right = (ceil_div(n, divisor) * divisor - n for n in x.shape[2:])
-        return self.model.extract_feat(
-            F.pad(x, (0, right, 0, bottom), value=before.pad_value)
+        height, width = x.shape[2:]
+        # In parts of the divisor: the sizes of all levels are short formulas of these.
+        least = ceil_div(LEAST_SIDE, divisor)
+        down, across = (
+            as_size(torch.scalar_tensor(ceil_div(n, divisor)), least)
+            for n in (height, width)
         )
+        padding = (0, across * divisor - width, 0, down * divisor - height)
+        return self.model.extract_feat(F.pad(x, padding, value=before.pad_value))
 
 
 class TwoStageDetector(Detector):
     """An image to the boxes, and masks if there are, of a (Cascade) R-CNN."""
-
-    traced_from = 65
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -266,13 +265,13 @@ def extract(extractor: nn.Module, maps: tuple[Tensor, ...], boxes: Tensor) -> Te
 # What takes the place of forward methods that would fix the size of the example.
 
 
-def as_size(number: Tensor) -> int:
+def as_size(number: Tensor, least: int = 1) -> int:
     """Return a number as a size that torch.export takes for a plain symbol.
 
     A formula of the image's sizes would cost it minutes.
     """
     size = number.to(torch.int64).item()
-    torch._check(size >= 1)
+    torch._check(size >= least)
     return size
 
 
