@@ -29,7 +29,7 @@ from .state import is_compiling, needs_plain_operations, on_device
 BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
 SLAB_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
-SETTINGS = 'Tensor? table, SymInt[] grouping, SymInt heads, float scale'
+SETTINGS = 'Tensor table, SymInt[] grouping, SymInt heads, float scale'
 
 
 def attention(
@@ -56,6 +56,8 @@ def attention(
     """
     if drop_rate > 0 or needs_plain_operations():
         return plain_attention(qkv, table, grouping, heads, scale, drop_rate)
+    if table is None:
+        table = qkv.new_zeros(heads, 2 * grouping.rows - 1, 2 * grouping.cols - 1)
     return _BlockwiseAttention.apply(qkv, table, grouping, heads, scale)
 
 
@@ -113,29 +115,23 @@ def expand_bias(table: Tensor, grouping: Grouping) -> Tensor:
 
 class _BlockwiseAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        qkv: Tensor, table: Tensor | None, grouping: Grouping, heads: int, scale: float
-    ) -> Tensor:
-        return attention_forward(qkv, table, grouping, heads, scale)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
-        qkv, table, *ctx.settings = inputs
+    def forward(ctx: Any, qkv: Tensor, table: Tensor, *settings: Any) -> Tensor:
         ctx.save_for_backward(qkv, table)
+        ctx.settings = settings
+        return attention_forward(qkv, table, *settings)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qkv, table = ctx.saved_tensors
-        if torch.is_grad_enabled() and not is_compiling():
-            # Double backward.
-            def attend(qkv: Tensor, table: Tensor | None = None) -> Tensor:
+        if torch.is_grad_enabled() and not is_compiling():  # double backward
+
+            def attend(qkv: Tensor, table: Tensor) -> Tensor:
                 return plain_attention(qkv, table, *ctx.settings)
 
-            inputs = (qkv,) if table is None else (qkv, table)
-            grads = torch.func.vjp(attend, *inputs)[1](grad)
+            grads = torch.func.vjp(attend, qkv, table)[1](grad)
         else:
             grads = attention_backward(grad, qkv, table, *ctx.settings)
-        return grads[0], None if table is None else grads[1], None, None, None
+        return *grads, None, None, None
 
 
 def compiled_operator(
@@ -168,26 +164,26 @@ def compiled_operator(
     lambda qkv, *_: qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3),
 )
 def attention_forward(
-    qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
+    qkv: Tensor, table: Tensor, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
     """Attend by PyTorch's fused kernel, slab by slab."""
     grouping = Grouping(*grouping)  # the operator hands over a list
     parts = qkv.unflatten(3, (3, heads, -1))
     out = torch.empty_like(parts[:, :, :, 0])
     for rows, h in _slabs(parts, grouping):
-        bias = None if table is None else expand_bias(table[h], grouping)
+        bias = expand_bias(table[h], grouping)
         slab = parts[:, rows, :, :, h]
         out[:, rows, :, h] = _slab_forward(slab, bias, grouping, scale)
     return out.flatten(3)
 
 
 def _slab_forward(
-    qkv: Tensor, bias: Tensor | None, grouping: Grouping, scale: float
+    qkv: Tensor, bias: Tensor, grouping: Grouping, scale: float
 ) -> Tensor:
     """Attend within a slab ``[B, H', W, 3, h', d]`` by the fused kernel."""
     batch, height, width, _, heads, dim = qkv.shape
     q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
-    bias = q.new_zeros(1, 1, 1) if bias is None else bias.to(q.dtype)
+    bias = bias.to(q.dtype)
     # With padding, each group needs its own mask, as large as its scores.
     step = len(q) if padding is None else on_device(BLOCK_SCORES, q) // bias.numel()
     out = q.new_empty(len(q), q.shape[2], heads, dim)
@@ -203,36 +199,35 @@ def _slab_forward(
     f'(Tensor grad, Tensor qkv, {SETTINGS}) -> (Tensor, Tensor)',
     lambda _, qkv, table, *__: (
         torch.empty_like(qkv, memory_format=torch.contiguous_format),
-        qkv.new_empty(0) if table is None else torch.empty_like(table),
+        torch.empty_like(table),
     ),
 )
 def attention_backward(
     grad: Tensor,
     qkv: Tensor,
-    table: Tensor | None,
+    table: Tensor,
     grouping: Sequence[int],
     heads: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of qkv and, if there is one, of the table."""
+    """Compute the gradients of qkv and of the table."""
     grouping = Grouping(*grouping)
     parts = qkv.unflatten(3, (3, heads, -1))
     grad = grad.unflatten(3, (1, heads, -1))
     grad_parts = torch.empty_like(parts, memory_format=torch.contiguous_format)
-    grad_table = qkv.new_empty(0) if table is None else torch.zeros_like(table)
+    grad_table = torch.zeros_like(table)
     for rows, h in _slabs(parts, grouping):
-        bias = None if table is None else expand_bias(table[h], grouping)
+        bias = expand_bias(table[h], grouping)
         slabs = grad[:, rows, :, :, h], parts[:, rows, :, :, h]
         grad_slab, grad_bias = _slab_backward(*slabs, bias, grouping, scale)
         grad_parts[:, rows, :, :, h] = grad_slab
-        if grad_bias is not None:
-            grad_table[h] += _sum_by_offset(grad_bias, grouping)
+        grad_table[h] += _sum_by_offset(grad_bias, grouping)
     return grad_parts.flatten(3), grad_table
 
 
 def _slab_backward(
-    grad: Tensor, qkv: Tensor, bias: Tensor | None, grouping: Grouping, scale: float
-) -> tuple[Tensor, Tensor | None]:
+    grad: Tensor, qkv: Tensor, bias: Tensor, grouping: Grouping, scale: float
+) -> tuple[Tensor, Tensor]:
     """Compute the gradients of a slab ``[B, H', W, 3, h', d]`` and of the bias."""
     batch, height, width, _, heads, dim = qkv.shape
     q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
@@ -240,8 +235,8 @@ def _slab_backward(
     grad = grad.transpose(1, 2)
     # As in the fused kernel, scores are float32 under half precision.
     dtype = torch.promote_types(q.dtype, torch.float32)
-    bias = None if bias is None else bias.to(dtype)
-    grad_bias = None if bias is None else torch.zeros_like(bias)
+    bias = bias.to(dtype)
+    grad_bias = torch.zeros_like(bias)
     grad_qkv = q.new_empty(len(q), q.shape[2], 3, heads, dim)
     queries = q[:1, :, :BLOCK_QUERIES, 0].numel()
     step = on_device(BLOCK_SCORES, q) // queries // q.shape[2]
@@ -251,8 +246,7 @@ def _slab_backward(
         grad_q, grad_k, grad_v = (torch.zeros_like(m) for m in (q_, k_, v_))
         for n in _slices(q.shape[2], BLOCK_QUERIES):
             scores = q_[:, :, n] @ k_.mT
-            if bias is not None:
-                scores += bias[:, n]
+            scores += bias[:, n]
             if padding is not None:
                 scores = _hide(scores, padding[g])
             weights = scores.softmax(-1)
@@ -261,8 +255,7 @@ def _slab_backward(
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, dtype)
             grad_k += grad_scores.mT @ q_[:, :, n]
             grad_q[:, :, n] = grad_scores @ k_
-            if grad_bias is not None:
-                grad_bias[:, n] += grad_scores.sum(0)
+            grad_bias[:, n] += grad_scores.sum(0)
         for i, part in enumerate((grad_q.mul_(scale), grad_k, grad_v)):
             grad_qkv[g, :, i] = part.transpose(1, 2).to(q.dtype)
     # The gradient of padding is cropping, which ungrouping does.
