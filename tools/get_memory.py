@@ -17,9 +17,8 @@ import psutil
 import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
-from mmengine.structures import BaseDataElement
 
-from crossformer_mm.swap.dry_run import random_objects, segmentation_sample
+from crossformer_mm.swap.dry_run import detection_sample, segmentation_sample
 from parts.model_cost import cost_parser, load_config
 
 GIGABYTE = 1024**3
@@ -59,17 +58,6 @@ def main() -> None:
     print(
         f'{args.config.stem}, {args.batch} x {args.shape[0]} x {args.shape[1]}, '
         f'{device}: {peak / GIGABYTE:.2f} GiB, {seconds:.1f} s'
-    )
-
-
-def detection_sample(height: int, width: int, classes: int) -> BaseDataElement:
-    """Make random boxes, their masks full."""
-    from mmdet.structures import DetDataSample
-
-    shape = dict(img_shape=(height, width), ori_shape=(height, width))
-    return DetDataSample(
-        metainfo=dict(shape, scale_factor=(1.0, 1.0)),
-        gt_instances=random_objects(height, width, classes),
     )
 
 

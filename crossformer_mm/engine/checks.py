@@ -10,7 +10,7 @@ from mmengine.utils import is_abs
 from torch import nn
 
 from ..models import CrossFormer
-from ..models.init_cfg import as_list, is_pretrained
+from ..models.init_cfg import split_init_cfg
 
 # How to get the data, by the type of the data set.
 DATA_HELP = {
@@ -145,30 +145,26 @@ def check_masks(dataset: Any) -> None:
             )
 
 
-def drop_overwritten(model: nn.Module, load_from: str | None, resume: bool) -> None:
+def drop_overwritten(model: nn.Module, load_from: str | None) -> None:
     """Drop pretrained files from ``init_cfg`` whose weights are overwritten later.
 
     Args:
         model (nn.Module): The network, before its weights are initialized.
         load_from (str, optional): A checkpoint that is loaded after that.
-        resume (bool): Whether it is the checkpoint of this training itself.
     """
     # By the start of a module's name: the file that overwrites its weights.
     later = {'': load_from} if load_from else {}
     for name, module in model.named_modules():
-        entries = as_list(getattr(module, 'init_cfg', None))
-        files = [entry['checkpoint'] for entry in entries if is_pretrained(entry)]
-        if resume:
-            if files:
-                module.init_cfg = [e for e in entries if not is_pretrained(e)]
-        elif isinstance(module, CrossFormer):
+        pretrained, others = split_init_cfg(getattr(module, 'init_cfg', None))
+        files = [entry['checkpoint'] for entry in pretrained]
+        if isinstance(module, CrossFormer):
             sources = [later[start] for start in later if name.startswith(start)]
             _check_backbone(module, files, *sources[:1])
         elif files:
             later.setdefault(f'{name}.' if name else '', files[-1])
             # MMEngine loads an entry after the modules inside only by this name.
-            named = [dict(e, type='Pretrained') for e in entries if is_pretrained(e)]
-            module.init_cfg = [e for e in entries if not is_pretrained(e)] + named
+            named = [dict(entry, type='Pretrained') for entry in pretrained]
+            module.init_cfg = others + named
 
 
 def _check_backbone(

@@ -40,7 +40,6 @@ class CheckedRunner(Runner):
         check_data(self._train_dataloader, self._val_dataloader)
         if self._resume:
             self._load_from, self._resume = find_start(self)
-        drop_overwritten(self.model, self._load_from, self._resume)
         return super().train()
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
@@ -48,6 +47,12 @@ class CheckedRunner(Runner):
         built = super().build_train_loop(loop)
         check_masks(built.dataloader.dataset)
         return built
+
+    def _init_model_weights(self) -> None:
+        """Initialize the weights, unless all are in the checkpoint that is resumed."""
+        if not self._resume:
+            drop_overwritten(self.model, self._load_from)
+            super()._init_model_weights()
 
     def val(self) -> dict[str, float]:
         """Check the data, then validate."""

@@ -7,8 +7,6 @@ share a group. Three numbers, a ``Grouping``, describe both; SDA has interval 1.
 from typing import NamedTuple
 
 from ..ops.partition import Grouping, ceil_div, choose_above, smaller
-from ..ops.partition import group_tokens as group_tokens  # parts of the same idea,
-from ..ops.partition import ungroup_tokens as ungroup_tokens  # to be found here too
 
 LDA_MODES = ('interval', 'group')
 

@@ -79,10 +79,6 @@ def one_line(value: Any) -> str:
         return one_line(value.value)
     if isinstance(value, dict):
         return f'dict({", ".join(f"{k}={one_line(v)}" for k, v in value.items())})'
-    if isinstance(value, list):
-        return f'[{", ".join(map(one_line, value))}]'
-    if isinstance(value, tuple):
-        return f'({", ".join(map(one_line, value))}{"," * (len(value) == 1)})'
     return repr(value)
 
 
