@@ -20,7 +20,9 @@ class OneDNNLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C']``."""
-        if _is_plain(x, self.weight):
+        faster = x.is_cpu and x.dtype == self.weight.dtype == torch.float32
+        traced = is_compiling() or needs_plain_operations()
+        if not faster or traced or torch.is_autocast_cpu_enabled() or x.numel() == 0:
             return super().forward(x)
         tokens = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
         out = F.conv2d(tokens, self.weight[:, :, None, None], self.bias)
@@ -48,10 +50,3 @@ def is_faster_accelerated() -> bool:
         for layer in (nn.Linear(384, 1536), OneDNNLinear(384, 1536)):
             seconds.append(min(timeit.repeat(partial(layer, x), number=1, repeat=5)))
     return torch.backends.mkldnn.is_available() and seconds[1] < 0.9 * seconds[0]
-
-
-def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Return whether to run PyTorch's own layer."""
-    faster = x.is_cpu and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
-    traced = is_compiling() or needs_plain_operations()
-    return not faster or traced or torch.is_autocast_cpu_enabled()

@@ -24,7 +24,7 @@ from ..swap.dry_run import (
     predict,
     step,
 )
-from .datasets import Split, annotation_file, data_sets, is_coco, listed, small_coco
+from .datasets import Split, data_sets, listed, small_coco
 from .finding import Finding
 from .network import check_strides
 
@@ -69,9 +69,9 @@ def small_set(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
     split = next(data_sets(cfg, name), None)
     if split is None:
         return None
-    if not is_coco(split.kind):
+    if not split.is_coco:
         return ConfigDict(split.config, indices=2)
-    if not annotation_file(split).is_file():
+    if not split.annotation_file.is_file():
         return None
     try:
         return small_coco(split, 2, folder)
@@ -172,7 +172,7 @@ def evaluate(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
         split = Split('val', config, None)
         for metric in metrics:
             if 'ann_file' in metric:
-                metric['ann_file'] = str(annotation_file(split))
+                metric['ann_file'] = str(split.annotation_file)
         evaluator = Evaluator([ConfigDict(metric) for metric in metrics])
         evaluator.dataset_meta = dataset.metainfo
         evaluator.process(data_samples=results, data_batch=batch)

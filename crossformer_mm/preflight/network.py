@@ -82,7 +82,7 @@ def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[F
                 yield Finding('FAIL', 'pretrained', text, remedy)
             else:
                 yield Finding('ok', 'pretrained', f'{path} loads whole')
-        elif is_missing(path, [None]):
+        elif is_missing(path):
             yield Finding('FAIL', 'pretrained', f'no {path}', 'put it there')
 
 
