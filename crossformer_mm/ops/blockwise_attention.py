@@ -124,11 +124,10 @@ class _BlockwiseAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qkv, table = ctx.saved_tensors
         if torch.is_grad_enabled() and not is_compiling():  # double backward
-
-            def attend(qkv: Tensor, table: Tensor) -> Tensor:
-                return plain_attention(qkv, table, *ctx.settings)
-
-            grads = torch.func.vjp(attend, qkv, table)[1](grad)
+            _, gradients = torch.func.vjp(
+                lambda *inputs: plain_attention(*inputs, *ctx.settings), qkv, table
+            )
+            grads = gradients(grad)
         else:
             grads = attention_backward(grad, qkv, table, *ctx.settings)
         return *grads, None, None, None
@@ -171,28 +170,19 @@ def attention_forward(
     parts = qkv.unflatten(3, (3, heads, -1))
     out = torch.empty_like(parts[:, :, :, 0])
     for rows, h in _slabs(parts, grouping):
-        bias = expand_bias(table[h], grouping)
-        slab = parts[:, rows, :, :, h]
-        out[:, rows, :, h] = _slab_forward(slab, bias, grouping, scale)
+        bias = expand_bias(table[h], grouping).to(qkv.dtype)
+        slab = parts[:, rows, :, :, h].flatten(3)
+        q, k, v, padding = cut(slab, grouping, len(bias))
+        # With padding, each group needs its own mask, as large as its scores.
+        step = len(q) if padding is None else on_device(BLOCK_SCORES, q) // bias.numel()
+        x = q.new_empty(q.transpose(1, 2).shape)
+        for g in _slices(len(q), step):
+            mask = bias[None] if padding is None else _hide(bias[None], padding[g])
+            y = F.scaled_dot_product_attention(q[g], k[g], v[g], mask, scale=scale)
+            x[g] = y.transpose(1, 2)
+        x = ungroup_tokens(x.flatten(2), grouping, *slab.shape[:3])
+        out[:, rows, :, h] = x.unflatten(3, (len(bias), -1))
     return out.flatten(3)
-
-
-def _slab_forward(
-    qkv: Tensor, bias: Tensor, grouping: Grouping, scale: float
-) -> Tensor:
-    """Attend within a slab ``[B, H', W, 3, h', d]`` by the fused kernel."""
-    batch, height, width, _, heads, dim = qkv.shape
-    q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
-    bias = bias.to(q.dtype)
-    # With padding, each group needs its own mask, as large as its scores.
-    step = len(q) if padding is None else on_device(BLOCK_SCORES, q) // bias.numel()
-    out = q.new_empty(len(q), q.shape[2], heads, dim)
-    for g in _slices(len(q), step):
-        mask = bias[None] if padding is None else _hide(bias[None], padding[g])
-        x = F.scaled_dot_product_attention(q[g], k[g], v[g], mask, scale=scale)
-        out[g] = x.transpose(1, 2)
-    out = ungroup_tokens(out.flatten(2), grouping, batch, height, width)
-    return out.unflatten(3, (heads, dim))
 
 
 @compiled_operator(
@@ -210,57 +200,51 @@ def attention_backward(
     heads: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of qkv and of the table."""
+    """Compute the gradients of qkv and of the table, block by block."""
     grouping = Grouping(*grouping)
     parts = qkv.unflatten(3, (3, heads, -1))
-    grad = grad.unflatten(3, (1, heads, -1))
+    grad = grad.unflatten(3, (heads, -1))
     grad_parts = torch.empty_like(parts, memory_format=torch.contiguous_format)
     grad_table = torch.zeros_like(table)
+    # As in the fused kernel, scores are float32 under half precision.
+    dtype = torch.promote_types(qkv.dtype, torch.float32)
     for rows, h in _slabs(parts, grouping):
-        bias = expand_bias(table[h], grouping)
-        slabs = grad[:, rows, :, :, h], parts[:, rows, :, :, h]
-        grad_slab, grad_bias = _slab_backward(*slabs, bias, grouping, scale)
-        grad_parts[:, rows, :, :, h] = grad_slab
+        bias = expand_bias(table[h], grouping).to(dtype)
+        slab = parts[:, rows, :, :, h].flatten(3)
+        q, k, v, padding = cut(slab, grouping, len(bias))
+        grad_out = group_tokens(grad[:, rows, :, h].flatten(3), grouping)
+        grad_out = grad_out.unflatten(2, (len(bias), -1)).transpose(1, 2)
+        grad_bias = torch.zeros_like(bias)
+        grad_qkv = q.new_empty(len(q), q.shape[2], 3, len(bias), q.shape[3])
+        queries = q[:1, :, :BLOCK_QUERIES, 0].numel()
+        step = on_device(BLOCK_SCORES, q) // queries // q.shape[2]
+        for g in _slices(len(q), step):
+            q_, k_, v_, grad_ = (
+                m[g].to(dtype).contiguous() for m in (q, k, v, grad_out)
+            )
+            q_ = q_ * scale
+            grad_q, grad_k, grad_v = (torch.zeros_like(m) for m in (q_, k_, v_))
+            for n in _slices(q.shape[2], BLOCK_QUERIES):
+                scores = q_[:, :, n] @ k_.mT
+                scores += bias[:, n]
+                if padding is not None:
+                    scores = _hide(scores, padding[g])
+                weights = scores.softmax(-1)
+                grad_v += weights.mT @ grad_[:, :, n]
+                grad_weights = grad_[:, :, n] @ v_.mT
+                grad_scores = torch._softmax_backward_data(
+                    grad_weights, weights, -1, dtype
+                )
+                grad_k += grad_scores.mT @ q_[:, :, n]
+                grad_q[:, :, n] = grad_scores @ k_
+                grad_bias[:, n] += grad_scores.sum(0)
+            for i, part in enumerate((grad_q.mul_(scale), grad_k, grad_v)):
+                grad_qkv[g, :, i] = part.transpose(1, 2).to(q.dtype)
+        # The gradient of padding is cropping, which ungrouping does.
+        grad_qkv = ungroup_tokens(grad_qkv.flatten(2), grouping, *slab.shape[:3])
+        grad_parts[:, rows, :, :, h] = grad_qkv.unflatten(3, (3, len(bias), -1))
         grad_table[h] += _sum_by_offset(grad_bias, grouping)
     return grad_parts.flatten(3), grad_table
-
-
-def _slab_backward(
-    grad: Tensor, qkv: Tensor, bias: Tensor, grouping: Grouping, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of a slab ``[B, H', W, 3, h', d]`` and of the bias."""
-    batch, height, width, _, heads, dim = qkv.shape
-    q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
-    grad = group_tokens(grad.flatten(3), grouping).unflatten(2, (heads, dim))
-    grad = grad.transpose(1, 2)
-    # As in the fused kernel, scores are float32 under half precision.
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    bias = bias.to(dtype)
-    grad_bias = torch.zeros_like(bias)
-    grad_qkv = q.new_empty(len(q), q.shape[2], 3, heads, dim)
-    queries = q[:1, :, :BLOCK_QUERIES, 0].numel()
-    step = on_device(BLOCK_SCORES, q) // queries // q.shape[2]
-    for g in _slices(len(q), step):
-        q_, k_, v_, grad_ = (m[g].to(dtype).contiguous() for m in (q, k, v, grad))
-        q_ = q_ * scale
-        grad_q, grad_k, grad_v = (torch.zeros_like(m) for m in (q_, k_, v_))
-        for n in _slices(q.shape[2], BLOCK_QUERIES):
-            scores = q_[:, :, n] @ k_.mT
-            scores += bias[:, n]
-            if padding is not None:
-                scores = _hide(scores, padding[g])
-            weights = scores.softmax(-1)
-            grad_v += weights.mT @ grad_[:, :, n]
-            grad_weights = grad_[:, :, n] @ v_.mT
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, dtype)
-            grad_k += grad_scores.mT @ q_[:, :, n]
-            grad_q[:, :, n] = grad_scores @ k_
-            grad_bias[:, n] += grad_scores.sum(0)
-        for i, part in enumerate((grad_q.mul_(scale), grad_k, grad_v)):
-            grad_qkv[g, :, i] = part.transpose(1, 2).to(q.dtype)
-    # The gradient of padding is cropping, which ungrouping does.
-    grad_qkv = ungroup_tokens(grad_qkv.flatten(2), grouping, batch, height, width)
-    return grad_qkv.unflatten(3, (3, heads, dim)), grad_bias
 
 
 def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
