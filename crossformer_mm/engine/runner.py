@@ -11,6 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.loops import BaseLoop
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import check_loaded
 from ..ops import accelerate_cpu, is_faster_accelerated
@@ -22,7 +23,7 @@ from .resume import find_start, warn_if_finished
 class CheckedRunner(Runner):
     """MMEngine's runner, with checks before a training and whole checkpoints.
 
-    - Missing data end the command before anything else, with how to get them.
+    - Missing data end the command at once, with how to get them.
     - A checkpoint is written under another name and renamed when it is whole, and
       ``--resume`` goes on from the newest whole one.
     - A checkpoint of another network is an error; ``strict=False`` in the config loads
@@ -36,11 +37,18 @@ class CheckedRunner(Runner):
     _resume: bool
 
     def train(self) -> nn.Module:
-        """Check what the training starts from, then train."""
-        check_data(self._train_dataloader, self._val_dataloader)
+        """Choose the checkpoint to resume, then train."""
         if self._resume:
             self._load_from, self._resume = find_start(self)
         return super().train()
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict[str, Any], *args: Any, **kwargs: Any
+    ) -> DataLoader:
+        """Check the data before they are read."""
+        check_data(dataloader)
+        return Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def build_train_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build the loop and its data, then check that the objects have masks."""
@@ -53,16 +61,6 @@ class CheckedRunner(Runner):
         if not self._resume:
             drop_overwritten(self.model, self._load_from)
             super()._init_model_weights()
-
-    def val(self) -> dict[str, float]:
-        """Check the data, then validate."""
-        check_data(self._val_dataloader)
-        return super().val()
-
-    def test(self) -> dict[str, float]:
-        """Check the data, then test."""
-        check_data(self._test_dataloader)
-        return super().test()
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Resume; warn if no iteration is left."""

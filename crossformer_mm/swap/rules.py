@@ -287,9 +287,8 @@ def widths_in(
 def translate(value: Any, index: Any, old: list[int], new: list[int]) -> Any:
     """Return the new width or widths for an ``in_channels`` and its ``in_index``."""
     if isinstance(value, int):
-        if isinstance(index, int):
-            return new[index] if value == old[index] else value
-        return new[-1] if value == old[-1] else value
+        place = index if isinstance(index, int) else -1
+        return new[place] if value == old[place] else value
     if not isinstance(value, (list, tuple)):
         return value
     given = list(value)
