@@ -124,10 +124,10 @@ class _BlockwiseAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qkv, table = ctx.saved_tensors
         if torch.is_grad_enabled() and not is_compiling():  # double backward
-            _, gradients = torch.func.vjp(
+            plain = torch.func.vjp(
                 lambda *inputs: plain_attention(*inputs, *ctx.settings), qkv, table
             )
-            grads = gradients(grad)
+            grads = plain[1](grad)
         else:
             grads = attention_backward(grad, qkv, table, *ctx.settings)
         return *grads, None, None, None
