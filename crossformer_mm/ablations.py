@@ -183,16 +183,6 @@ class PositionedEmbedding(CrossScaleEmbedding):
         return x + position.permute(0, 2, 3, 1)
 
 
-def sda(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
-    """Use short-distance attention in all blocks."""
-    return GroupAttention(**args), rule.sda
-
-
-def lda(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
-    """Use long-distance attention in all blocks."""
-    return GroupAttention(**args), rule.lda
-
-
 def shifted(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
     """Use windows in blocks 0, 2, 4, ..., shifted windows in 1, 3, 5, ..."""
     attention = ShiftedWindowAttention if block % 2 else GroupAttention
@@ -208,7 +198,12 @@ def reduction(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]
     return SpatialReductionAttention(ratio=rule.interval, **args), rule.sda
 
 
-ATTENTIONS.update(sda=sda, lda=lda, shifted=shifted, reduction=reduction)
+ATTENTIONS.update(
+    sda=lambda block, rule, **args: (GroupAttention(**args), rule.sda),
+    lda=lambda block, rule, **args: (GroupAttention(**args), rule.lda),
+    shifted=shifted,
+    reduction=reduction,
+)
 POSITION_BIASES.update(
     dpb_residual=lambda dim, num_heads, group_size: ResidualDPB(dim, num_heads),
     rpb=lambda dim, num_heads, group_size: RelativePositionBias(num_heads, group_size),

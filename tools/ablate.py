@@ -34,8 +34,8 @@ CONFIG = Path(__file__).parents[1] / 'configs' / 'crossformer_t_mini_digits.py'
 VARIANTS: dict[str, dict[str, Any]] = {
     'CrossFormer': {},
     'single-scale embedding': dict(patch_sizes=[4], merge_sizes=[[2]] * 3),
-    'SDA alone': dict(attention='sda'),
-    'LDA alone': dict(attention='lda'),
+    'SDA only': dict(attention='sda'),
+    'LDA only': dict(attention='lda'),
     'shifted windows (Swin)': dict(attention='shifted'),
     'spatial reduction (PVT), APE': dict(attention='reduction', position_bias='ape'),
     'DPB with residuals': dict(position_bias='dpb_residual'),

@@ -27,16 +27,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from crossformer_mm.swap.dry_run import (
-    SIDE,
-    build_model,
-    first_line,
-    image_side,
-    make_batch,
-    make_small,
-    predict,
-    step,
-)
+from crossformer_mm.swap.dry_run import SIDE, first_line, predict, small_model, step
 from crossformer_mm.swap.rules import SwapError, read, swap
 
 PACKAGES = {'mmdet': mmdet, 'mmseg': mmseg}
@@ -154,10 +145,7 @@ def run(
         result = swap(row['config'], backbone, out / row['file'], side)
         row |= dict(swapped=True, step=True, gradients=not result.without_gradient)
         row['without_gradient'] = len(result.without_gradient)
-        cfg = Config.fromfile(out / row['file'])
-        side = image_side(cfg, side)
-        make_small(cfg, side)
-        predict(build_model(cfg), make_batch(cfg, side, 1))
+        predict(*small_model(Config.fromfile(out / row['file']), side, images=1))
         row['predict'] = True
     except SwapError as error:
         row['reason'] = str(error)
@@ -172,12 +160,8 @@ def run(
 def stock(config: str, side: int) -> str:
     """Report how the config runs without a swap."""
     try:
-        cfg = read(config)
-        side = image_side(cfg, side)
-        make_small(cfg, side)
-        model = build_model(cfg)
-        result = step(model, make_batch(cfg, side))
-        predict(model, make_batch(cfg, side, 1))
+        result = step(*small_model(read(config), side))
+        predict(*small_model(read(config), side, images=1))
     except Exception as error:
         return first_line(error)
     without = len(result.without_gradient)

@@ -65,21 +65,13 @@ def config_names() -> list[str]:
 
 def find_config(name: str) -> Path:
     """Return the path of a config, given its name with or without ``.py``."""
-    path = FOLDER / f'{name.removesuffix(".py")}.py'
-    if path.is_file() and path.parent == FOLDER:
-        return path
-    names = config_names()
-    near = [name for name in names if letters(path.stem) in letters(name)][:5]
-    near = near or get_close_matches(path.stem, names, n=5, cutoff=0.5)
+    stem, names = name.removesuffix('.py'), config_names()
+    if stem in names:
+        return FOLDER / f'{stem}.py'
     advice = 'crossformer-config without a name lists all'
-    if near:
+    if near := get_close_matches(stem, names, n=5, cutoff=0.3):
         advice = 'near are:\n  ' + '\n  '.join(near)
     fail(f'there is no config {name!r}; {advice}')
-
-
-def letters(name: str) -> str:
-    """Return only the letters and digits of a name."""
-    return ''.join(filter(str.isalnum, name.lower()))
 
 
 def copy_config(path: Path, folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Checks of what a training starts from: its data and its weights."""
 
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.fileio import get_file_backend
@@ -10,7 +10,7 @@ from mmengine.utils import is_abs
 from torch import nn
 
 from ..models import CrossFormer
-from ..models.init_cfg import as_list, is_pretrained
+from ..models.init_cfg import split_init_cfg
 
 # How to get the data, by the type of the data set.
 DATA_HELP = {
@@ -51,7 +51,7 @@ def check_data(*dataloaders: Any) -> None:
         for dataset in without_wrappers(outer):
             classes = (dataset.get('metainfo') or {}).get('classes')
             # MMEngine takes a text for the path of a file of names, if there is one.
-            if isinstance(classes, str) and is_missing(classes, [None]):
+            if isinstance(classes, str) and is_missing(classes):
                 raise ValueError(
                     f'metainfo.classes is the text {classes!r}, of which each letter '
                     f'would be a class. A single class is written with a comma: '
@@ -71,10 +71,9 @@ def without_wrappers(dataset: Any) -> Iterator[dict[str, Any]]:
     if not isinstance(dataset, dict):
         return  # built already
     inner = [dataset.get('dataset'), *dataset.get('datasets', ())]
-    wrapped = [entry for entry in inner if entry is not None]
-    if not wrapped:
+    if all(entry is None for entry in inner):
         yield dataset
-    for entry in wrapped:
+    for entry in inner:
         yield from without_wrappers(entry)
 
 
@@ -106,7 +105,7 @@ def file_clients(dataset: dict[str, Any]) -> list[dict[str, Any] | None]:
     return [None, *(r[key] for r in readers for key in keys if r.get(key))]
 
 
-def is_missing(path: str, clients: list[dict[str, Any] | None]) -> bool:
+def is_missing(path: str, clients: Sequence[dict[str, Any] | None] = (None,)) -> bool:
     """Return whether each file client says that a path is missing."""
     for client in clients:
         try:
@@ -145,42 +144,29 @@ def check_masks(dataset: Any) -> None:
             )
 
 
-def drop_overwritten(model: nn.Module, load_from: str | None, resume: bool) -> None:
+def drop_overwritten(model: nn.Module, load_from: str | None) -> None:
     """Drop pretrained files from ``init_cfg`` whose weights are overwritten later.
 
     Args:
         model (nn.Module): The network, before its weights are initialized.
         load_from (str, optional): A checkpoint that is loaded after that.
-        resume (bool): Whether it is the checkpoint of this training itself.
     """
     # By the start of a module's name: the file that overwrites its weights.
     later = {'': load_from} if load_from else {}
     for name, module in model.named_modules():
-        entries = as_list(getattr(module, 'init_cfg', None))
-        files = [entry['checkpoint'] for entry in entries if is_pretrained(entry)]
-        if resume:
-            if files:
-                module.init_cfg = [e for e in entries if not is_pretrained(e)]
-        elif isinstance(module, CrossFormer):
-            sources = [later[start] for start in later if name.startswith(start)]
-            _check_backbone(module, files, *sources[:1])
-        elif files:
+        pretrained, others = split_init_cfg(getattr(module, 'init_cfg', None))
+        files = [entry['checkpoint'] for entry in pretrained]
+        sources = [later[start] for start in later if name.startswith(start)]
+        missing = [file for file in files if is_missing(osp.expanduser(file))]
+        if files and not isinstance(module, CrossFormer):
             later.setdefault(f'{name}.' if name else '', files[-1])
             # MMEngine loads an entry after the modules inside only by this name.
-            named = [dict(e, type='Pretrained') for e in entries if is_pretrained(e)]
-            module.init_cfg = [e for e in entries if not is_pretrained(e)] + named
-
-
-def _check_backbone(
-    backbone: CrossFormer, files: list[str], source: str | None = None
-) -> None:
-    missing = [file for file in files if is_missing(osp.expanduser(file), [None])]
-    if source and missing:
-        print_log(f'{missing[0]} is missing and not needed beside {source}.', 'current')
-        backbone.init_cfg = [dict(type='Pretrained', checkpoint=source)]
-    elif not source and not files:
-        print_log(
-            f'{type(backbone).__name__} is trained from scratch: its init_cfg names '
-            'no checkpoint.',
-            'current',
-        )
+            named = [dict(entry, type='Pretrained') for entry in pretrained]
+            module.init_cfg = others + named
+        elif missing and sources:
+            text = f'{missing[0]} is missing and not needed beside {sources[0]}.'
+            print_log(text, 'current')
+            module.init_cfg = [dict(type='Pretrained', checkpoint=sources[0])]
+        elif isinstance(module, CrossFormer) and not files and not sources:
+            text = 'is trained from scratch: its init_cfg names no checkpoint.'
+            print_log(f'{type(module).__name__} {text}', 'current')

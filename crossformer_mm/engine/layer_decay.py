@@ -57,14 +57,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ) -> None:
         """Add all parameters of a module, each as a group of its own."""
         super().add_params(params, module, prefix=prefix, **kwargs)
-        if prefix == '':  # this calls itself for each child
-            self._decay(params, module)
-
-    def _decay(self, params: list[dict[str, Any]], model: nn.Module) -> None:
-        backbones = [m for m in model.modules() if isinstance(m, CrossFormer)]
+        if prefix != '':
+            return  # this calls itself for each child
+        backbones = [m for m in module.modules() if isinstance(m, CrossFormer)]
         if not backbones:
             raise ValueError(
-                f'{type(self).__name__} needs a CrossFormer, {type(model).__name__} '
+                f'{type(self).__name__} needs a CrossFormer, {type(module).__name__} '
                 'has none: remove optim_wrapper.constructor.'
             )
         factors: dict[nn.Parameter, float] = {}

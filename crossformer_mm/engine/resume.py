@@ -159,14 +159,11 @@ def _check_named(path: str, work_dir: str) -> None:
 def warn_if_finished(runner: Runner) -> None:
     """Warn if a resumed training has no iteration left."""
     loop = runner.train_loop
-    by_iter = isinstance(loop, IterBasedTrainLoop)
-    done, wanted = (
-        (loop.iter, loop.max_iters) if by_iter else (loop.epoch, loop.max_epochs)
-    )
+    unit = 'iter' if isinstance(loop, IterBasedTrainLoop) else 'epoch'
+    done, wanted = getattr(loop, unit), getattr(loop, f'max_{unit}s')
     if done >= wanted:
-        key = 'max_iters' if by_iter else 'max_epochs'
         runner.logger.warning(
-            f'Nothing is left to train: {done} of {wanted} {key[4:]} are done. To '
-            f'train longer, set --cfg-options train_cfg.{key}=N; the learning rate '
+            f'Nothing is left to train: {done} of {wanted} {unit}s are done. To train '
+            f'longer, set --cfg-options train_cfg.max_{unit}s=N; the learning rate '
             'stays what param_scheduler ended with.'
         )

@@ -27,7 +27,7 @@ from .archs import resolve_arch
 from .attention import ATTENTIONS
 from .checks import check_arguments, check_images, with_original_names
 from .embed import EMBEDDINGS, CrossScaleEmbedding, CrossScaleMerging
-from .init_cfg import InitCfg, as_list, with_whole_backbone
+from .init_cfg import InitCfg, as_list, split_init_cfg
 from .mlp import MLP, DropPath, init_linear
 from .partition import GroupRule
 from .position_bias import POSITION_BIASES
@@ -212,7 +212,7 @@ class CrossFormer(BaseModule):
         with_cp: bool = False,
         init_cfg: InitCfg = None,
     ) -> None:
-        super().__init__(as_list(init_cfg) if isinstance(init_cfg, str) else init_cfg)
+        super().__init__(as_list(init_cfg))
         given: dict[str, Any] = dict(group_size=group_size, crs_interval=crs_interval)
         given |= dict(lda_mode=lda_mode, with_acl=with_acl)
         given |= dict(drop_path_rate=drop_path_rate, merge_sizes=merge_sizes)
@@ -264,7 +264,11 @@ class CrossFormer(BaseModule):
 
     def init_weights(self) -> None:
         """Initialize as in ``init_cfg``; pretrained weights must be complete."""
-        self.init_cfg: InitCfg = with_whole_backbone(self.init_cfg)
+        pretrained, others = split_init_cfg(self.init_cfg)
+        # Strict, by `checkpoint.PretrainedBackbone`. MMEngine runs Pretrained entries
+        # last, but does not recognize this name.
+        strict = [dict(entry, type='PretrainedBackbone') for entry in pretrained]
+        self.init_cfg: InitCfg = others + strict
         super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -299,23 +303,19 @@ class CrossFormer(BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return a parameter's depth and the number of layers, as MMPretrain asks.
 
-        The layers are the embedding, each block, and everything outside of the
+        The layers are the first embedding, each block, and everything outside of the
         backbone, whose names do not start with ``prefix``.
         """
         layers = sum(self.depths) + 2
         if not param_name.startswith(prefix):
             return layers - 1, layers
-        return self.layer_depth(param_name.removeprefix(prefix)), layers
-
-    def layer_depth(self, name: str) -> int:
-        """Return the depth of a parameter: 0 in the first embedding, then by block."""
-        if name.startswith('patch_embed.'):
-            return 0
-        _, stage, part, block, *_ = name.split('.')
-        before = sum(self.depths[: int(stage)])
+        part, *place = param_name.removeprefix(prefix).split('.')
+        if part == 'patch_embed':
+            return 0, layers
+        stage, part, block, *_ = place
         if part == 'downsample':  # as deep as the block before it
-            return before + self.depths[int(stage)]
-        return before + int(block) + 1
+            return sum(self.depths[: int(stage) + 1]), layers
+        return sum(self.depths[: int(stage)]) + int(block) + 1, layers
 
     def train(self, mode: bool = True) -> 'CrossFormer':
         """Set the training mode; frozen stages stay in evaluation mode."""

@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from ..engine.checks import is_missing, type_name
 from ..swap.dry_run import parts_of
-from .datasets import classes_of, data_sets, has_label_maps, listed
+from .datasets import data_sets, listed
 from .finding import Finding
 
 # Heads whose number of classes is not the data's: of proposals, or of 'things' only.
@@ -29,11 +29,11 @@ def check_classes(cfg: Config) -> Iterator[Finding]:
     for split in data_sets(cfg):
         part = f'{split.name} classes'
         own = (split.config.get('metainfo') or {}).get('classes')
-        if isinstance(own, str) and is_missing(own, [None]):
+        if isinstance(own, str) and is_missing(own):
             text = f'metainfo.classes is the text {own!r}, each letter a class'
             remedy = f'a single class is written with a comma: classes = ({own!r},)'
             yield Finding('FAIL', part, text, remedy)
-        elif classes := classes_of(split):
+        elif classes := split.classes:
             known[split.name] = classes
             twice = sorted({name for name in classes if classes.count(name) > 1})
             if twice:
@@ -84,7 +84,7 @@ def counts_of_classes(model: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 def check_ignored(cfg: Config) -> Iterator[Finding]:
     """Check that data, heads, padding and metric ignore the same label."""
-    splits = [split for split in data_sets(cfg) if has_label_maps(split.kind)]
+    splits = [split for split in data_sets(cfg) if split.has_label_maps]
     if not splits:
         return
     places = [(f'{split.name} data', split.config) for split in splits]

@@ -13,11 +13,7 @@ from mmengine.config import Config
 from ..engine.checks import type_name
 from .datasets import (
     Split,
-    annotation_file,
-    classes_of,
     data_sets,
-    image_folder,
-    is_coco,
     listed,
     read_json,
     sample,
@@ -37,8 +33,8 @@ class CocoFile(NamedTuple):
 
     def finding(self, text: str, remedy: str, verdict: str = 'FAIL') -> Finding:
         """Return a finding that names the file."""
-        path, part = annotation_file(self.split), f'{self.split.name} data'
-        return Finding(verdict, part, f'{path}: {text}', remedy)
+        text = f'{self.split.annotation_file}: {text}'
+        return self.split.finding(verdict, text, remedy)
 
 
 def check_annotations(cfg: Config) -> Iterator[Finding]:
@@ -46,11 +42,10 @@ def check_annotations(cfg: Config) -> Iterator[Finding]:
     done: dict[Path, Split] = {}
     images: dict[str, set[str]] = {}
     for split in data_sets(cfg):
-        path = annotation_file(split)
-        if not is_coco(split.kind) or not path.is_file() or path in done:
+        path = split.annotation_file
+        if not split.is_coco or not path.is_file() or path in done:
             continue
         done[path] = split
-        part = f'{split.name} data'
         try:
             data = read_json(path)
             keys = ('images', 'annotations', 'categories')
@@ -59,7 +54,7 @@ def check_annotations(cfg: Config) -> Iterator[Finding]:
             text = f'{path} is not in the format of COCO: '
             text += f'{type(error).__name__} {error}'
             remedy = 'it needs images, annotations and categories'
-            yield Finding('FAIL', part, text, remedy)
+            yield split.finding('FAIL', text, remedy)
             continue
         findings = list(check_file(file))
         yield from findings
@@ -67,8 +62,8 @@ def check_annotations(cfg: Config) -> Iterator[Finding]:
             continue
         images[split.name] = {image['file_name'] for image in file.images}
         text = f'{len(file.images)} images, {len(file.annotations)} objects'
-        yield Finding('ok', part, text)
-    folders = {split.name: image_folder(split) for split in done.values()}
+        yield split.finding('ok', text)
+    folders = {split.name: split.image_folder for split in done.values()}
     shared = images.get('train', set()) & images.get('val', set())
     if shared and folders['train'] == folders['val']:
         text = f'{len(shared)} images, such as {min(shared)}, are in both splits'
@@ -104,7 +99,7 @@ def check_file(file: CocoFile) -> Iterator[Finding]:
 
 def check_categories(file: CocoFile) -> Iterator[Finding]:
     """Check that the file has each class of the config, and objects of them."""
-    classes = classes_of(file.split)
+    classes = file.split.classes
     names = {category['id']: category['name'] for category in file.categories}
     for missing in [name for name in classes if name not in names.values()]:
         near = get_close_matches(missing, names.values(), n=1, cutoff=0.6)
@@ -170,7 +165,7 @@ def is_box(box: Any) -> TypeGuard[list[float]]:
 
 def check_image(file: CocoFile, image: dict[str, Any]) -> Iterator[Finding]:
     """Check that an image is there, readable, and as large as the file says."""
-    path = image_folder(file.split) / image['file_name']
+    path = file.split.image_folder / image['file_name']
     name = f'image id {image["id"]}'
     if not path.is_file():
         yield file.finding(f'{name}: no {path}', 'set data_prefix, or add it')
@@ -193,9 +188,9 @@ def check_metric(cfg: Config) -> Iterator[Finding]:
             if type_name(metric) != 'CocoMetric' or split is None:
                 continue
             given = metric.get('ann_file')
-            if given and annotation_file(split).resolve() != Path(given).resolve():
+            if given and split.annotation_file.resolve() != Path(given).resolve():
                 text = f'{name}_evaluator.ann_file is {given}'
-                remedy = f'the data set has {annotation_file(split)}'
+                remedy = f'the data set has {split.annotation_file}'
                 yield Finding('FAIL', f'{name} metric', text, remedy)
             if 'segm' in metric.get('metric', 'bbox') and not has_masks(cfg.model):
                 text = "'segm' is measured, the model makes no masks"

@@ -32,6 +32,40 @@ class Split(NamedTuple):
     config: dict[str, Any]
     kind: type | None
 
+    @property
+    def is_coco(self) -> bool:
+        """Whether it reads an annotation file in COCO's format."""
+        return has_base(self.kind, 'CocoDataset')
+
+    @property
+    def has_label_maps(self) -> bool:
+        """Whether it is one of MMSegmentation's."""
+        return has_base(self.kind, 'BaseSegDataset')
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, none where the data set does not know them."""
+        classes = (self.config.get('metainfo') or {}).get('classes')
+        if isinstance(classes, str):  # MMEngine reads a file of names
+            return tuple(list_from_file(classes)) if Path(classes).is_file() else ()
+        return tuple(classes or getattr(self.kind, 'METAINFO', {}).get('classes', ()))
+
+    @property
+    def annotation_file(self) -> Path:
+        """Path of the annotation file."""
+        return Path(self.config.get('data_root') or '', self.config.get('ann_file', ''))
+
+    @property
+    def image_folder(self) -> Path:
+        """Folder of the images."""
+        prefix = self.config.get('data_prefix') or {}
+        name = prefix if isinstance(prefix, str) else prefix.get('img', '')
+        return Path(self.config.get('data_root') or '', name)
+
+    def finding(self, verdict: str, text: str, remedy: str = '') -> Finding:
+        """Return a finding on its data."""
+        return Finding(verdict, f'{self.name} data', text, remedy)
+
 
 def data_sets(cfg: Config, *names: str) -> Iterator[Split]:
     """List the data sets of some splits, without their wrappers."""
@@ -44,39 +78,9 @@ def data_sets(cfg: Config, *names: str) -> Iterator[Split]:
             yield Split(name, dataset, kind)
 
 
-def is_coco(kind: type | None) -> bool:
-    """Return whether a data set reads an annotation file in COCO's format."""
-    return has_base(kind, 'CocoDataset')
-
-
-def has_label_maps(kind: type | None) -> bool:
-    """Return whether a data set is one of MMSegmentation's."""
-    return has_base(kind, 'BaseSegDataset')
-
-
 def has_base(kind: type | None, name: str) -> bool:
     """Return whether a class has a base of a name; its library is not imported."""
     return any(base.__name__ == name for base in getattr(kind, '__mro__', ()))
-
-
-def classes_of(split: Split) -> tuple[str, ...]:
-    """Return the names of the classes, none where the data set does not know them."""
-    classes = (split.config.get('metainfo') or {}).get('classes')
-    if isinstance(classes, str):  # MMEngine reads a file of names
-        return tuple(list_from_file(classes)) if Path(classes).is_file() else ()
-    return tuple(classes or getattr(split.kind, 'METAINFO', {}).get('classes', ()))
-
-
-def annotation_file(split: Split) -> Path:
-    """Return the path of the annotation file."""
-    return Path(split.config.get('data_root') or '', split.config.get('ann_file', ''))
-
-
-def image_folder(split: Split) -> Path:
-    """Return the folder of the images."""
-    prefix = split.config.get('data_prefix') or {}
-    name = prefix if isinstance(prefix, str) else prefix.get('img', '')
-    return Path(split.config.get('data_root') or '', name)
 
 
 def listed(entry: Any) -> list[Any]:
@@ -103,14 +107,17 @@ def sample(items: Sequence[T], count: int) -> Sequence[T]:
     return items[:: max(len(items) // count, 1)][:count]
 
 
+def with_objects(data: Any, classes: tuple[str, ...]) -> set[int]:
+    """Return the ids of the images with objects of some classes."""
+    wanted = {c['id'] for c in data['categories'] if c['name'] in classes}
+    return {a['image_id'] for a in data['annotations'] if a['category_id'] in wanted}
+
+
 def small_coco(split: Split, count: int, folder: Path) -> ConfigDict:
     """Return a data set's config with a few of its images that have objects."""
-    data = read_json(annotation_file(split))
-    names = {c['id'] for c in data['categories'] if c['name'] in classes_of(split)}
-    objects = [a for a in data['annotations'] if a['category_id'] in names]
-    with_objects = {annotation['image_id'] for annotation in objects}
-    images = [image for image in data['images'] if image['id'] in with_objects]
-    chosen = sample(images, count)
+    data = read_json(split.annotation_file)
+    used = with_objects(data, split.classes)
+    chosen = sample([image for image in data['images'] if image['id'] in used], count)
     ids = {image['id'] for image in chosen}
     part = dict(data, images=chosen)
     part['annotations'] = [a for a in data['annotations'] if a['image_id'] in ids]
@@ -129,5 +136,5 @@ def check_files(cfg: Config) -> Iterator[Finding]:
             seen.add(path)
             if is_missing(path, file_clients(split.config)):
                 remedy = DATA_HELP.get(type_name(split.config), 'set data_root')
-                yield Finding('FAIL', f'{split.name} data', f'no {path}', remedy)
+                yield split.finding('FAIL', f'no {path}', remedy)
     yield Finding('ok', 'data', f'{len(seen)} files and folders named')

@@ -24,7 +24,7 @@ from ..swap.dry_run import (
     predict,
     step,
 )
-from .datasets import Split, annotation_file, data_sets, is_coco, listed, small_coco
+from .datasets import Split, data_sets, listed, small_coco
 from .finding import Finding
 from .network import check_strides
 
@@ -69,9 +69,9 @@ def small_set(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
     split = next(data_sets(cfg, name), None)
     if split is None:
         return None
-    if not is_coco(split.kind):
+    if not split.is_coco:
         return ConfigDict(split.config, indices=2)
-    if not annotation_file(split).is_file():
+    if not split.annotation_file.is_file():
         return None
     try:
         return small_coco(split, 2, folder)
@@ -93,32 +93,35 @@ def train_step(
         remedy = 'see the findings on classes and data'
         yield Finding('FAIL', 'train data', 'no image is left to train on', remedy)
         return
-    saved = SavedBytes()
+    saved: dict[int, int] = {}  # bytes by their place
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, nn.Parameter):
+            saved.setdefault(storage.data_ptr(), storage.nbytes())
+        return tensor
+
     try:
-        with saved:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             result = step(model, pseudo_collate((images * 2)[:2]))
     except Exception as error:
         yield failed(
             'training step', error, 'make its parts fit each other and the data'
         )
         return
-    bad = [name for name, value in result.losses.items() if not math.isfinite(value)]
-    if bad:
-        remedy = 'check lr, normalization and boxes'
-        yield Finding('FAIL', 'loss', f'{", ".join(bad)} not finite', remedy)
+    if result.not_finite:
+        text = f'{", ".join(result.not_finite)} not finite'
+        yield Finding('FAIL', 'loss', text, 'check lr, normalization and boxes')
     else:
         yield Finding('ok', 'loss', f'{result.losses["loss"]:.3g}, finite')
-    if result.without_gradient:
-        names = result.without_gradient
-        if not cfg.get('find_unused_parameters'):
-            text = f'{len(names)} parameters without, such as {names[0]}'
-            remedy = (
-                'do not build them, or set find_unused_parameters=True on several GPUs'
-            )
-            yield Finding('warn', 'gradients', text, remedy)
-    else:
+    names = result.without_gradient
+    if not names:
         yield Finding('ok', 'gradients', 'in every parameter')
-    yield memory(cfg, model, saved.total / 2, images, full)
+    elif not cfg.get('find_unused_parameters'):
+        text = f'{len(names)} parameters without, such as {names[0]}'
+        remedy = 'do not build them, or set find_unused_parameters=True on several GPUs'
+        yield Finding('warn', 'gradients', text, remedy)
+    yield memory(cfg, model, sum(saved.values()) / 2, images, full)
 
 
 def wrap(cfg: Config, config: ConfigDict) -> Any:
@@ -127,32 +130,6 @@ def wrap(cfg: Config, config: ConfigDict) -> Any:
     if outer.get('type') == 'MultiImageMixDataset':
         return DATASETS.build(ConfigDict(outer, dataset=config))
     return DATASETS.build(config)
-
-
-class SavedBytes:
-    """Context that counts the bytes autograd saves for the backward pass."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._seen: set[int] = set()
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, lambda x: x)
-
-    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if (
-            not isinstance(tensor, nn.Parameter)
-            and storage.data_ptr() not in self._seen
-        ):
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor
-
-    def __enter__(self) -> 'SavedBytes':
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._hooks.__exit__(*error)
 
 
 def memory(
@@ -195,7 +172,7 @@ def evaluate(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
         split = Split('val', config, None)
         for metric in metrics:
             if 'ann_file' in metric:
-                metric['ann_file'] = str(annotation_file(split))
+                metric['ann_file'] = str(split.annotation_file)
         evaluator = Evaluator([ConfigDict(metric) for metric in metrics])
         evaluator.dataset_meta = dataset.metainfo
         evaluator.process(data_samples=results, data_batch=batch)

@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS
 from numpy.typing import NDArray
 
 from .classes import IGNORE
-from .datasets import Split, classes_of, data_sets, has_label_maps, sample
+from .datasets import Split, data_sets, sample
 from .finding import Finding
 
 IMAGES = 16  # that are opened
@@ -21,20 +21,19 @@ def check_label_maps(cfg: Config) -> Iterator[Finding]:
     done = set()
     for split in data_sets(cfg):
         place = str(split.config.get('data_prefix')), str(split.config.get('ann_file'))
-        if has_label_maps(split.kind) and place not in done:
+        if split.has_label_maps and place not in done:
             done.add(place)
             yield from check_split(split)
 
 
 def check_split(split: Split) -> Iterator[Finding]:
     """Check a sample of the images and label images of a split."""
-    part = f'{split.name} data'
     try:
         dataset = DATASETS.build(split.config)
     except Exception as error:  # of an empty list, too
         remedy = 'set img_suffix, data_prefix or ann_file'
         text = f'no images: {type(error).__name__}: {error}'
-        yield Finding('FAIL', part, text, remedy)
+        yield split.finding('FAIL', text, remedy)
         return
     rows = [dataset.get_data_info(i) for i in sample(range(len(dataset)), IMAGES)]
     maps = [
@@ -44,33 +43,31 @@ def check_split(split: Split) -> Iterator[Finding]:
     if not faults:
         faults = list(check_zero(split, rows[0], maps))
     # Of the files with the same fault, name the first.
-    by_remedy = {fault[-1]: fault for fault in reversed(faults)}
-    for verdict, text, remedy in by_remedy.values():
-        yield Finding(verdict, part, text, remedy)
+    yield from {fault.remedy: fault for fault in reversed(faults)}.values()
     if not faults:
-        yield Finding('ok', part, f'{len(dataset)} images')
+        yield split.finding('ok', f'{len(dataset)} images')
 
 
 def check_pair(
     split: Split, row: dict[str, Any], labels: NDArray[Any] | None
-) -> Iterator[tuple[str, str, str]]:
-    """List what is wrong with an image and its labels: verdict, text, remedy."""
+) -> Iterator[Finding]:
+    """Check an image and its labels."""
     path = row.get('seg_map_path')
     image = cv2.imread(row['img_path'])
     if image is None:
-        yield 'FAIL', f'{row["img_path"]} cannot be read', 'replace it'
+        yield split.finding('FAIL', f'{row["img_path"]} cannot be read', 'replace it')
         return
     if labels is None:
         remedy = 'set seg_map_suffix and data_prefix, or add it'
-        yield 'FAIL', f'no label image {path}', remedy
+        yield split.finding('FAIL', f'no label image {path}', remedy)
         return
     if labels.ndim == 3 and not (labels == labels[..., :1]).all():
         remedy = 'write one number per pixel, the class, as an 8-bit image'
-        yield 'FAIL', f'{path} has colours', remedy
+        yield split.finding('FAIL', f'{path} has colours', remedy)
         return
     if labels.shape[:2] != image.shape[:2]:
         text = f'{path} is {labels.shape[:2]}, its image {image.shape[:2]}'
-        yield 'FAIL', text, 'redraw it'
+        yield split.finding('FAIL', text, 'redraw it')
     ignored = split.config.get('ignore_index', IGNORE)
     zero = reduces_zero(row)
     values = set(np.unique(labels).tolist())
@@ -78,20 +75,20 @@ def check_pair(
         values = {255 if value in (0, 255) else value - 1 for value in values}
     mapped = row.get('label_map') or {}  # where the config takes a part of the classes
     values = {mapped.get(value, value) % 256 for value in values} - {ignored}
-    count = len(classes_of(split))
+    count = len(split.classes)
     high = sorted(value for value in values if value >= count)
     if count and high:
         remedy = f'labels go from 0 to {count - 1}, {ignored} is ignored'
         if high == [count] and not zero:
             remedy += '; if they start from 1, set reduce_zero_label=True'
-        yield 'FAIL', f'{path} holds {high[:5]}, beyond the {count} classes', remedy
+        text = f'{path} holds {high[:5]}, beyond the {count} classes'
+        yield split.finding('FAIL', text, remedy)
     for step in split.config.get('pipeline', ()):
         given = step.get('reduce_zero_label')
         if step.type == 'LoadAnnotations' and given not in (None, zero):
-            text = (
-                f'reduce_zero_label is {given} in the pipeline, {zero} in the data set'
-            )
-            yield 'FAIL', text, 'the same in both'
+            text = f'reduce_zero_label is {given} in the pipeline, '
+            text += f'{zero} in the data set'
+            yield split.finding('FAIL', text, 'the same in both')
 
 
 def reduces_zero(row: dict[str, Any]) -> bool:
@@ -101,9 +98,9 @@ def reduces_zero(row: dict[str, Any]) -> bool:
 
 def check_zero(
     split: Split, row: dict[str, Any], maps: Sequence[NDArray[Any] | None]
-) -> Iterator[tuple[str, str, str]]:
+) -> Iterator[Finding]:
     """Warn if 0 is a class in the label images although the config ignores it."""
-    count = len(classes_of(split))
+    count = len(split.classes)
     if not reduces_zero(row) or row.get('label_map') or not count:
         return
     known = [labels for labels in maps if labels is not None]
@@ -111,4 +108,5 @@ def check_zero(
     # Labels that start from 1 reach the number of classes; a rare class may be missing.
     if values - {255} == set(range(count)):
         text = f'labels go from 0 to {count - 1}, but reduce_zero_label ignores 0'
-        yield 'warn', text, 'reduce_zero_label=False in the data set and its pipeline'
+        remedy = 'reduce_zero_label=False in the data set and its pipeline'
+        yield split.finding('warn', text, remedy)

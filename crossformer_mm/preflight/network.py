@@ -12,7 +12,7 @@ from torch import nn
 from ..checkpoint import CheckpointError, PretrainedBackbone
 from ..engine.checks import is_missing
 from ..models import CrossFormer
-from ..models.init_cfg import as_list, is_pretrained
+from ..models.init_cfg import split_init_cfg
 from ..swap.dry_run import build_backbone, first_line, image_side, outputs_of
 from ..swap.rules import normalized
 from .datasets import listed
@@ -34,7 +34,7 @@ def check_network(cfg: Config) -> Iterator[Finding]:
         return
     yield from check_normalization(cfg, isinstance(network, CrossFormer))
     yield from check_pretrained(backbone, network)
-    yield from check_widths(cfg, [width for width, _ in outputs])
+    yield from check_widths(cfg, outputs.widths)
 
 
 def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
@@ -59,8 +59,8 @@ def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
 
 def pretrained_files(backbone: dict[str, Any]) -> list[str]:
     """List the files that the init_cfg of a backbone names."""
-    entries = as_list(backbone.get('init_cfg'))
-    return [entry['checkpoint'] for entry in entries if is_pretrained(entry)]
+    pretrained, _ = split_init_cfg(backbone.get('init_cfg'))
+    return [entry['checkpoint'] for entry in pretrained]
 
 
 def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[Finding]:
@@ -82,7 +82,7 @@ def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[F
                 yield Finding('FAIL', 'pretrained', text, remedy)
             else:
                 yield Finding('ok', 'pretrained', f'{path} loads whole')
-        elif is_missing(path, [None]):
+        elif is_missing(path):
             yield Finding('FAIL', 'pretrained', f'no {path}', 'put it there')
 
 

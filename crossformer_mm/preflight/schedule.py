@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..engine.checks import type_name
-from .datasets import annotation_file, classes_of, data_sets, is_coco, listed, read_json
+from .datasets import data_sets, listed, read_json, with_objects
 from .finding import Finding
 
 ADAM_LIMIT = 2e-3  # above it Adam diverges with nearly any backbone
@@ -76,17 +76,17 @@ def count_images(cfg: Config) -> int | None:
     """Count the images of training, as the data set filters them; None if unknown."""
     total = 0
     for split in data_sets(cfg, 'train'):
-        if not is_coco(split.kind):
+        if not split.is_coco:
             try:
                 total += len(DATASETS.build(split.config))
             except Exception:  # reported by the checks of the data
                 return None
             continue
-        path = annotation_file(split)
+        path = split.annotation_file
         if not path.is_file():
             return None
         try:
-            total += count_coco(split.config, read_json(path), classes_of(split))
+            total += count_coco(split.config, read_json(path), split.classes)
         except (ValueError, KeyError, TypeError):  # likewise
             return None
     loader = cfg.train_dataloader.get('dataset') or {}
@@ -95,10 +95,7 @@ def count_images(cfg: Config) -> int | None:
 
 def count_coco(config: dict[str, Any], data: Any, classes: tuple[str, ...]) -> int:
     """Count the images of an annotation file that are trained on."""
-    rules = config.get('filter_cfg') or {}
-    wanted = {c['id'] for c in data['categories'] if c['name'] in classes}
-    objects = data['annotations']
-    used = {a['image_id'] for a in objects if a['category_id'] in wanted}
+    rules, used = config.get('filter_cfg') or {}, with_objects(data, classes)
     smallest = rules.get('min_size', 0)
     return sum(
         (image['id'] in used or not rules.get('filter_empty_gt'))

@@ -14,8 +14,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
-from ..models.init_cfg import as_list, is_pretrained
+from ..models.init_cfg import split_init_cfg
 
+SHAPES = ('img_shape', 'ori_shape', 'pad_shape')
 OBJECTS = 8  # per image; COCO has 7.3 on average
 SIDE = 384  # pixels: DDOD's kernels need three at stride 128
 
@@ -32,9 +33,16 @@ class StepResult(NamedTuple):
     without_gradient: list[str]
 
     @property
-    def is_finite(self) -> bool:
-        """Whether each loss is a finite number."""
-        return all(map(math.isfinite, self.losses.values()))
+    def not_finite(self) -> list[str]:
+        """Names of the losses that are no finite numbers."""
+        return [name for name, x in self.losses.items() if not math.isfinite(x)]
+
+
+class Outputs(NamedTuple):
+    """Widths and strides of a backbone's outputs, from first to last."""
+
+    widths: list[int]
+    strides: list[int]
 
 
 def build_model(cfg: Config) -> BaseModel:
@@ -58,8 +66,8 @@ def without_pretrained(node: Any) -> Any:
     if kept.get('pretrained'):  # a path, or True for timm's
         kept['pretrained'] = None
     if 'init_cfg' in kept:
-        entries = [e for e in as_list(kept['init_cfg']) if not is_pretrained(e)]
-        kept['init_cfg'] = entries or None
+        _, others = split_init_cfg(kept['init_cfg'])
+        kept['init_cfg'] = others or None
     return kept
 
 
@@ -96,13 +104,28 @@ def image_side(cfg: Config, side: int = SIDE) -> int:
     return max([side, *sizes])
 
 
-def make_batch(cfg: Config, side: int, images: int = 2) -> dict[str, list[Any]]:
+def small_model(
+    cfg: Config, side: int, images: int = 2
+) -> tuple[BaseModel, dict[str, list[Any]]]:
+    """Build a model whose steps take seconds, and random images for it.
+
+    Args:
+        cfg (Config): Of the model; it is changed for small images.
+        side (int): Least height and width of the images.
+        images (int): The size of the batch. Defaults to 2.
+    """
+    side = image_side(cfg, side)
+    make_small(cfg, side)
+    return build_model(cfg), make_batch(cfg, side, images)
+
+
+def make_batch(cfg: Config, side: int, images: int) -> dict[str, list[Any]]:
     """Make random images with random objects, as a data loader returns them.
 
     Args:
         cfg (Config): Whether to make boxes or label maps, and of how many classes.
         side (int): Height and width of the images.
-        images (int): The size of the batch. Defaults to 2.
+        images (int): The size of the batch.
     """
     make = segmentation_sample if cfg.default_scope == 'mmseg' else detection_sample
     counts = [
@@ -110,9 +133,10 @@ def make_batch(cfg: Config, side: int, images: int = 2) -> dict[str, list[Any]]:
     ]
     counts += find_keys(cfg.model, 'num_things_classes')
     samples = [make(side, side, min(counts, default=1)) for _ in range(images)]
-    if 'rpn_head' in cfg.model:
-        for sample in samples:
-            del sample.proposals  # the model makes its own
+    if 'roi_head' in cfg.model and 'rpn_head' not in cfg.model:
+        for sample in samples:  # with proposals, such as for Fast R-CNN
+            boxes = sample.gt_instances.bboxes.clone()
+            sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(OBJECTS))
     inputs = torch.randint(256, (images, 3, side, side), dtype=torch.uint8)
     return dict(inputs=list(inputs), data_samples=samples)
 
@@ -134,15 +158,11 @@ def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElem
     """Make random boxes, masks as large as these, and a map of two classes."""
     from mmdet.structures import DetDataSample
 
-    objects = random_objects(height, width, classes)
-    shape = dict(img_shape=(height, width), ori_shape=(height, width))
-    shape |= dict(pad_shape=(height, width))
-    scores = torch.ones(OBJECTS)
+    rest = dict(scale_factor=(1.0, 1.0), flip=False, img_id=0)
     return DetDataSample(
-        metainfo=dict(shape, scale_factor=(1.0, 1.0), flip=False, img_id=0),
-        gt_instances=objects,
+        metainfo=dict.fromkeys(SHAPES, (height, width)) | rest,
+        gt_instances=random_objects(height, width, classes),
         ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)),
-        proposals=InstanceData(bboxes=objects.bboxes.clone(), scores=scores),
         gt_sem_seg=PixelData(sem_seg=torch.randint(2, (1, height, width))),
     )
 
@@ -168,10 +188,9 @@ def segmentation_sample(height: int, width: int, classes: int = 150) -> BaseData
     """Make random labels."""
     from mmseg.structures import SegDataSample
 
-    shape = dict(img_shape=(height, width), ori_shape=(height, width))
     labels = torch.randint(classes, (1, height, width))
     return SegDataSample(
-        metainfo=dict(shape, pad_shape=(height, width)),
+        metainfo=dict.fromkeys(SHAPES, (height, width)),
         gt_sem_seg=PixelData(data=labels),
     )
 
@@ -182,8 +201,8 @@ def build_backbone(cfg: Config) -> nn.Module:
     return MODELS.build(without_pretrained(cfg.model.backbone))
 
 
-def outputs_of(network: nn.Module, config: dict[str, Any]) -> list[tuple[int, int]]:
-    """Return width and stride of each output of a backbone built from a config.
+def outputs_of(network: nn.Module, config: dict[str, Any]) -> Outputs:
+    """Return the outputs of a backbone built from a config.
 
     Raises:
         ValueError: If it does not return a sequence of maps.
@@ -193,14 +212,11 @@ def outputs_of(network: nn.Module, config: dict[str, Any]) -> list[tuple[int, in
     side = side if type(side) is int else side[0]
     with torch.no_grad():
         maps = network(torch.zeros(1, 3, side, side))
-    if not isinstance(maps, (list, tuple)) or not all(map(is_map, maps)):
+    if not isinstance(maps, (list, tuple)) or not all(
+        isinstance(m, Tensor) and m.ndim == 4 for m in maps
+    ):
         raise ValueError(f'{config["type"]} does not return a sequence of maps')
-    return [(m.shape[1], round(side / m.shape[3])) for m in maps]
-
-
-def is_map(value: Any) -> bool:
-    """Return whether a value is a feature map, [B, C, H, W]."""
-    return isinstance(value, Tensor) and value.ndim == 4
+    return Outputs([m.shape[1] for m in maps], [round(side / m.shape[3]) for m in maps])
 
 
 def first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config
 
@@ -18,14 +18,12 @@ from ..engine.checks import type_name
 from ..models.archs import ARCHS, NAMES
 from .dry_run import (
     SIDE,
+    Outputs,
     StepResult,
     build_backbone,
-    build_model,
     first_line,
-    image_side,
-    make_batch,
-    make_small,
     outputs_of,
+    small_model,
     step,
 )
 from .write_config import Change, config_text
@@ -49,13 +47,6 @@ MULTI_BRANCH = (
 
 class SwapError(ValueError):
     """A config whose backbone cannot be replaced, and the reason."""
-
-
-class Outputs(NamedTuple):
-    """Widths and strides of a backbone's outputs, from first to last."""
-
-    widths: list[int]
-    strides: list[int]
 
 
 def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
@@ -117,16 +108,14 @@ def read(config: str) -> Config:
 
 def try_model(cfg: Config, side: int) -> StepResult:
     """Run one training step of a model on two synthetic images."""
-    side = image_side(cfg, side)
-    make_small(cfg, side)
     try:
-        result = step(build_model(cfg), make_batch(cfg, side))
+        result = step(*small_model(cfg, side))
     except Exception as error:
         raise SwapError(
             f'{cfg.model.type} does not run with it: {first_line(error)}. '
             'Nothing was written.'
         ) from error
-    if not result.is_finite:
+    if result.not_finite:
         raise SwapError(
             f'{cfg.model.type} has a loss that is not finite: {result.losses}'
         )
@@ -188,22 +177,21 @@ def stock_outputs(cfg: Config) -> Outputs:
             f'{kind} has several branches, and {model.type} is built for them'
         )
     try:
-        widths, strides = zip(*outputs_of(build_backbone(cfg), model.backbone))
+        outputs = outputs_of(build_backbone(cfg), model.backbone)
     except Exception as error:
         raise SwapError(
             f'its own backbone, {kind}, does not run, so its widths are unknown: '
             f'{first_line(error)}'
         ) from error
-    if list(strides) != sorted(strides):
+    if outputs.strides != sorted(outputs.strides):
         raise SwapError(
-            f'{kind} returns maps that grow (strides {list(strides)}), which the '
+            f'{kind} returns maps that grow (strides {outputs.strides}), which the '
             f'heads of {model.type} are built for'
         )
-    if len(strides) > len(STRIDES):
-        raise SwapError(
-            f'{kind} returns {len(strides)} maps, CrossFormer has {len(STRIDES)}'
-        )
-    return Outputs(list(widths), list(strides))
+    count = len(outputs.strides)
+    if count > len(STRIDES):
+        raise SwapError(f'{kind} returns {count} maps, CrossFormer has {len(STRIDES)}')
+    return outputs
 
 
 def backbone_config(name: str, stock: Outputs) -> tuple[dict[str, Any], str]:
@@ -299,9 +287,8 @@ def widths_in(
 def translate(value: Any, index: Any, old: list[int], new: list[int]) -> Any:
     """Return the new width or widths for an ``in_channels`` and its ``in_index``."""
     if isinstance(value, int):
-        if isinstance(index, int):
-            return new[index] if value == old[index] else value
-        return new[-1] if value == old[-1] else value
+        place = index if isinstance(index, int) else -1
+        return new[place] if value == old[place] else value
     if not isinstance(value, (list, tuple)):
         return value
     given = list(value)
