@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from torch import nn
-from torch.export import Dim
 
 from crossformer_mm.checkpoint.convert import sha256
 from parts.onnx_agreement import SIZES, compare, load, open_session
@@ -38,6 +37,8 @@ LEAST_AGREEMENT = 0.9  # apart from ties, all should agree
 def main() -> None:
     """Build, export, check and write."""
     args = parse_args()
+    if not hasattr(torch.onnx, 'ops'):
+        fail(f'torch {torch.__version__} cannot export so: use torch 2.13')
     for path in (args.config, args.checkpoint):
         if not path.is_file():
             fail(f'{path} is missing')
@@ -109,9 +110,12 @@ def export(network: nn.Module) -> torch.onnx.ONNXProgram:
     """Export with dynamic height and width, of segmentors batch too."""
     segments = isinstance(network, Segmentor)
     example = torch.rand(1 + segments, 3, 231, 327) * 255
-    sides = {2: Dim('height', min=LEAST_SIDE), 3: Dim('width', min=LEAST_SIDE)}
+    sides = {
+        2: torch.export.Dim('height', min=LEAST_SIDE),
+        3: torch.export.Dim('width', min=LEAST_SIDE),
+    }
     if segments:
-        sides[0] = Dim('batch', min=1)
+        sides[0] = torch.export.Dim('batch', min=1)
     # Defer what the exporter cannot prove to hold at every size; `compare` tests it.
     with at_any_size():
         exported = torch.export.export(

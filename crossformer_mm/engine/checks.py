@@ -144,29 +144,42 @@ def check_masks(dataset: Any) -> None:
             )
 
 
-def drop_overwritten(model: nn.Module, load_from: str | None) -> None:
+def drop_overwritten(model: nn.Module, load_from: str | None, resume: bool) -> None:
     """Drop pretrained files from ``init_cfg`` whose weights are overwritten later.
 
     Args:
         model (nn.Module): The network, before its weights are initialized.
         load_from (str, optional): A checkpoint that is loaded after that.
+        resume (bool): Whether it is the checkpoint of this training itself.
     """
     # By the start of a module's name: the file that overwrites its weights.
     later = {'': load_from} if load_from else {}
     for name, module in model.named_modules():
         pretrained, others = split_init_cfg(getattr(module, 'init_cfg', None))
         files = [entry['checkpoint'] for entry in pretrained]
-        sources = [later[start] for start in later if name.startswith(start)]
-        missing = [file for file in files if is_missing(osp.expanduser(file))]
-        if files and not isinstance(module, CrossFormer):
+        if resume:
+            if files:
+                module.init_cfg = others
+        elif isinstance(module, CrossFormer):
+            sources = [later[start] for start in later if name.startswith(start)]
+            _check_backbone(module, files, *sources[:1])
+        elif files:
             later.setdefault(f'{name}.' if name else '', files[-1])
             # MMEngine loads an entry after the modules inside only by this name.
             named = [dict(entry, type='Pretrained') for entry in pretrained]
             module.init_cfg = others + named
-        elif missing and sources:
-            text = f'{missing[0]} is missing and not needed beside {sources[0]}.'
-            print_log(text, 'current')
-            module.init_cfg = [dict(type='Pretrained', checkpoint=sources[0])]
-        elif isinstance(module, CrossFormer) and not files and not sources:
-            text = 'is trained from scratch: its init_cfg names no checkpoint.'
-            print_log(f'{type(module).__name__} {text}', 'current')
+
+
+def _check_backbone(
+    backbone: CrossFormer, files: list[str], source: str | None = None
+) -> None:
+    missing = [file for file in files if is_missing(osp.expanduser(file))]
+    if source and missing:
+        print_log(f'{missing[0]} is missing and not needed beside {source}.', 'current')
+        backbone.init_cfg = [dict(type='Pretrained', checkpoint=source)]
+    elif not source and not files:
+        print_log(
+            f'{type(backbone).__name__} is trained from scratch: its init_cfg names '
+            'no checkpoint.',
+            'current',
+        )

@@ -212,7 +212,7 @@ class CrossFormer(BaseModule):
         with_cp: bool = False,
         init_cfg: InitCfg = None,
     ) -> None:
-        super().__init__(as_list(init_cfg))
+        super().__init__(as_list(init_cfg) if isinstance(init_cfg, str) else init_cfg)
         given: dict[str, Any] = dict(group_size=group_size, crs_interval=crs_interval)
         given |= dict(lda_mode=lda_mode, with_acl=with_acl)
         given |= dict(drop_path_rate=drop_path_rate, merge_sizes=merge_sizes)

@@ -18,6 +18,7 @@ from torch.nn.utils import prune, spectral_norm, weight_norm
 
 from crossformer_mm import CrossFormer
 from crossformer_mm.ops import accelerate_cpu
+from tests.helpers import TORCH_21
 
 KINDS = ['interval', 'group', 'accelerated', 'swin']
 SIZES = [(64, 96), (67, 99)]
@@ -195,6 +196,8 @@ def test_dynamic_quantization_takes_every_linear(make, kind):
 @pytest.mark.parametrize('with_cp', [True, False])
 @pytest.mark.parametrize('training', [True, False])
 def test_meta_device(make, training, with_cp):
+    if TORCH_21 and training and with_cp:
+        pytest.skip('torch 2.1 recomputes nothing on the meta device')
     model = in_mode(make(with_cp).to('meta'), training)
     outs = model(images().to('meta'))
     assert [o.shape[2] for o in outs] == [16, 8, 4, 2]
@@ -295,7 +298,7 @@ def test_legacy_onnx_exporter(make, opset, dynamic):
         model,
         (images(),),
         file,
-        dynamo=False,
+        **({} if TORCH_21 else dict(dynamo=False)),
         opset_version=opset,
         input_names=['x'],
         dynamic_axes=axes,

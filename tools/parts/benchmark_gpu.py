@@ -166,11 +166,12 @@ def make_step(
     """Return a forward pass, in training with the backward pass, under autocast."""
     model.train(task == 'train')
     images = torch.rand(batch, 3, *shape, device=device)
+    reduced = None if dtype == torch.float32 else dtype
 
     def step() -> None:
         with (
             torch.set_grad_enabled(task == 'train'),
-            torch.autocast(device, dtype, enabled=dtype != torch.float32),
+            torch.autocast(device, reduced, enabled=bool(reduced)),
         ):
             maps = model(images)
             maps = [maps] if isinstance(maps, Tensor) else maps

@@ -12,7 +12,6 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.onnx.ops import symbolic
 
 from crossformer_mm.models.attention import GroupAttention
 from crossformer_mm.ops.blockwise_attention import expand_bias
@@ -223,14 +222,16 @@ def suppress(
     there = torch.where(scores[:, None] > 0, boxes, 0)
     shifted = boxes + labels[:, None] * (there.max() + 1)
     limits = [cfg.max_per_img], [cfg.nms.iou_threshold], [0.0]
-    kept = symbolic(
+    kept = torch.onnx.ops.symbolic(
         'NonMaxSuppression',
         (shifted[None], scores[None, None], *map(torch.tensor, limits)),
         dtype=torch.int64,
         shape=(as_size(scores.count_nonzero()), 3),  # the length is known below
         version=OPSET,
     )
-    shape = symbolic('Shape', (kept,), dtype=torch.int64, shape=(2,), version=OPSET)
+    shape = torch.onnx.ops.symbolic(
+        'Shape', (kept,), dtype=torch.int64, shape=(2,), version=OPSET
+    )
     kept = kept.narrow(0, 0, as_size(shape[0]))[:, 2]
     return boxes[kept], scores[kept], labels[kept]
 
@@ -250,7 +251,7 @@ def extract(extractor: nn.Module, maps: tuple[Tensor, ...], boxes: Tensor) -> Te
             sampling_ratio=layer.sampling_ratio,
             coordinate_transformation_mode='half_pixel',
         )
-        pooled = symbolic(
+        pooled = torch.onnx.ops.symbolic(
             'RoiAlign',
             (x, boxes[here], torch.zeros_like(here)),
             settings,
