@@ -106,7 +106,7 @@ def describe(
     )
 
 
-def export(network: nn.Module) -> torch.onnx.ONNXProgram:
+def export(network: nn.Module) -> 'torch.onnx.ONNXProgram':
     """Export with dynamic height and width, of segmentors batch too."""
     segments = isinstance(network, Segmentor)
     example = torch.rand(1 + segments, 3, 231, 327) * 255
