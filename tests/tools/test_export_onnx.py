@@ -43,7 +43,7 @@ model = dict(backbone=backbone, neck=neck)""",
 model = dict(backbone=backbone, neck=neck)""",
     'retinanet': f"""_base_ = '{ROOT}/configs/retinanet_crossformer_s_fpn_1x_coco.py'
 {BACKBONE}
-model = dict(backbone=backbone, neck=neck)""",
+model = dict(backbone=backbone, neck=neck, bbox_head=dict(stacked_convs=1))""",
     'fcos': f"""_base_ = ['mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py']
 {ONE_STAGE}{BACKBONE}
 model = dict(backbone=backbone, neck=neck)""",
@@ -153,6 +153,14 @@ def test_detector(images, tmp_path):
         for mask in found['masks']:
             mask = coco_mask.decode(coco_mask.frPyObjects(mask, *size))
             assert mask.shape == tuple(size)
+
+
+@pytest.mark.slow
+def test_one_stage_detector(tmp_path):
+    """At 64 x 96 as well, where its highest level has one pixel."""
+    run = tool('export_onnx', *make_network('retinanet', tmp_path))
+    assert run.returncode == 0, run.stderr
+    assert check_agreement(run.stdout) == 3
 
 
 def test_boxes_and_masks_in_the_original_image(parts_on_path):
