@@ -214,7 +214,7 @@ def test_no_config_needs_a_newer_torch_than_setup_py_asks_for():
         assert not re.search(NEWER, path.read_text()), path.name
 
 
-SMALL = (128, 128)
+SMALL = (96, 96)
 
 
 def shrink(node):
