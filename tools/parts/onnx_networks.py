@@ -77,8 +77,8 @@ class Detector(nn.Module):
         before = self.model.data_preprocessor
         x, divisor = normalize(before, images), before.pad_size_divisor
         height, width = x.shape[2:]
-        # As plain symbols: the exporter assumes nothing of them, so that a level may have
-        # one pixel, and a map may be smaller than a group.
+        # As plain symbols: the exporter assumes nothing of them, so that a level may
+        # have one pixel, and a map may be smaller than a group.
         least = ceil_div(LEAST_SIDE, divisor)
         down, across = (
             as_size(torch.scalar_tensor(ceil_div(n, divisor)), least)
