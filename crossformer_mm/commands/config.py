@@ -69,7 +69,8 @@ def find_config(name: str) -> Path:
     if stem in names:
         return FOLDER / f'{stem}.py'
     advice = 'crossformer-config without a name lists all'
-    if near := get_close_matches(stem, names, n=5, cutoff=0.3):
+    near = [name for name in names if stem in name][:5]
+    if near := near or get_close_matches(stem, names, n=5, cutoff=0.3):
         advice = 'near are:\n  ' + '\n  '.join(near)
     fail(f'there is no config {name!r}; {advice}')
 
