@@ -169,13 +169,15 @@ def examine(
 
 def remark(package: str) -> str:
     """Return what to know about an installed package beside its version."""
-    for dist in [*metadata.distributions(name=PINS.distribution(package))][:1]:
-        if package == 'torch' and [*map(int, dist.version.split('.')[:2])] < [2, 10]:
-            # The plugin's own reader of checkpoints does not call it.
-            return '; before 2.10 torch.load is open to CVE-2026-24747'
-        for line in dist.requires or ():
-            if 'mmcv' in line:
-                return f', takes {line.partition(";")[0]}'
+    dist = next(iter(metadata.distributions(name=PINS.distribution(package))), None)
+    if dist is None:
+        return ''
+    if package == 'torch' and [*map(int, dist.version.split('.')[:2])] < [2, 10]:
+        # The plugin's own reader of checkpoints does not call it.
+        return '; before 2.10 torch.load is open to CVE-2026-24747'
+    for line in dist.requires or ():
+        if 'mmcv' in line:
+            return f', takes {line.partition(";")[0]}'
     return ''
 
 

@@ -105,10 +105,10 @@ def run(src: Path, dst: Path | None, target: str | None, publish: bool) -> None:
         report_file('written', dst, sha256(dst))
 
 
-def report_file(label: str, path: Path, sha256: str) -> None:
+def report_file(label: str, path: Path, digest: str) -> None:
     """Print the size and hash of a file."""
     report(label, f'{path}, {path.stat().st_size:,} bytes')
-    report('SHA-256', sha256)
+    report('SHA-256', digest)
 
 
 def report_network(network: Network, target: str) -> None:

@@ -160,8 +160,9 @@ def run(
 def stock(config: str, side: int) -> str:
     """Report how the config runs without a swap."""
     try:
-        result = step(*small_model(read(config), side))
-        predict(*small_model(read(config), side, images=1))
+        model, batch = small_model(read(config), side)
+        result = step(model, batch)
+        predict(model, {key: items[:1] for key, items in batch.items()})
     except Exception as error:
         return first_line(error)
     without = len(result.without_gradient)

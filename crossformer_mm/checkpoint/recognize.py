@@ -27,9 +27,9 @@ DRIVE_IDS = {
 }
 
 # A classifier's own parts, as published and as in MMPretrain.
-CLASSIFIER_PARTS = ('norm.', 'head.')
 TO_MMPRETRAIN = {'norm.': 'neck.norm.', 'head.': 'head.fc.'}
-TO_PUBLISHED = {'neck.norm.': 'norm.', 'head.fc.': 'head.'}
+TO_PUBLISHED = {theirs: published for published, theirs in TO_MMPRETRAIN.items()}
+CLASSIFIER_PARTS = tuple(TO_MMPRETRAIN)
 CLASSES = 1000
 DETECTOR_PARTS = {'rpn_head', 'roi_head', 'bbox_head'}
 SEGMENTOR_PARTS = {'decode_head'}
