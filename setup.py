@@ -40,7 +40,7 @@ setup(
         'CrossFormer++': 'https://arxiv.org/abs/2303.06908',
     },
     packages=find_packages(include=['crossformer_mm*']),
-    package_data={'crossformer_mm': ['py.typed']},
+    package_data={'crossformer_mm': ['py.typed', 'checkpoint/published.csv']},
     cmdclass={'build_py': BuildWithTools},
     entry_points={
         'console_scripts': [

@@ -1,9 +1,11 @@
 """Which network the weights of a checkpoint belong to, by their names and shapes."""
 
+import csv
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,14 +19,6 @@ AVERAGES = ('model_ema', 'state_dict_ema', 'ema_state_dict')
 WEIGHTS = ('state_dict', 'model', *AVERAGES)
 
 REPOSITORY = 'https://github.com/cheerss/CrossFormer'
-# Google Drive ids of the classifiers, from the repository's README; those of
-# CrossFormer++ are only on BaiduCloud.
-DRIVE_IDS = {
-    'T': '1YSkU9enn-ITyrbxLH13zNcBYvWSEidfq',
-    'S': '1RAkigsgr33va0RZ85S2Shs2BhXYcS6U8',
-    'B': '1bK8biVCi17nz_nkt7rBfio_kywUpllSU',
-    'L': '1zRWByVW_KIZ87NgaBkDIm60DAsGJErdG',
-}
 
 # A classifier's own parts, as published and as in MMPretrain.
 TO_MMPRETRAIN = {'norm.': 'neck.norm.', 'head.': 'head.fc.'}
@@ -295,8 +289,37 @@ def where_published(arch: str | None) -> str:
     """
     if arch is None:
         return f'The published files: see {REPOSITORY}.'
-    if arch in DRIVE_IDS:
-        place = f'https://drive.google.com/file/d/{DRIVE_IDS[arch]}'
-    else:
-        place = f'linked from {REPOSITORY} (BaiduCloud)'
-    return f'The published {full_name(arch)}: {place} .'
+    return f'The published {full_name(arch)}: {FILES[arch].address} .'
+
+
+class Published(NamedTuple):
+    """A file that the authors published.
+
+    Args:
+        kind (str): Its model: 'classifier', 'detector' or 'segmentor'.
+        variant (str): Key of ``archs.ARCHS``.
+        parameters (str): Number of parameters in millions, as published.
+        drive (str): Id on Google Drive; empty if it is not there.
+        baidu (str): Name of the share on BaiduCloud.
+        key (str): The key that the authors publish for it.
+    """
+
+    kind: str
+    variant: str
+    parameters: str
+    drive: str
+    baidu: str
+    key: str
+
+    @property
+    def address(self) -> str:
+        """Where to download it."""
+        if self.drive:
+            return f'https://drive.google.com/file/d/{self.drive}'
+        return f'https://pan.baidu.com/s/{self.baidu} (key {self.key})'
+
+
+# From the READMEs of the repository's main branch. Names are keys of ``archs.ARCHS``,
+# or those of the configs that the files belong to.
+with Path(__file__).with_name('published.csv').open(newline='') as _file:
+    FILES = {row.pop('name'): Published(**row) for row in csv.DictReader(_file)}

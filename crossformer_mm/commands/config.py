@@ -17,7 +17,6 @@ import warnings
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
 
 import yaml
 from mmengine.config import Config
@@ -25,6 +24,7 @@ from mmengine.logging import MMLogger
 
 from ..models.archs import NAMES
 from ..swap.rules import SwapError, swap
+from . import fail
 
 FOLDER = Path(__file__).parents[1] / '.mim' / 'configs'
 
@@ -151,8 +151,3 @@ def print_list() -> None:
     for name in names:
         print(f'{name:{width}}  {results.get(name) or "-"}')
     print('The results are those published by the authors, not measured here.')
-
-
-def fail(message: str) -> NoReturn:
-    """End with one message on stderr."""
-    sys.exit(f'crossformer-config: {message}')
