@@ -97,7 +97,7 @@ def record_attention(backbone: CrossFormer) -> Iterator[list[list[AttentionRecor
     """
     records: list[list[AttentionRecord]] = [[] for _ in backbone.layers]
     hooks = [
-        module.register_forward_pre_hook(partial(_keep, records[stage]))
+        module.register_forward_pre_hook(partial(_record, records[stage]))
         for stage, layer in enumerate(backbone.layers)
         for module in layer.modules()
         if isinstance(module, GroupAttention)
@@ -109,7 +109,7 @@ def record_attention(backbone: CrossFormer) -> Iterator[list[list[AttentionRecor
             hook.remove()
 
 
-def _keep(
+def _record(
     records: list[AttentionRecord],
     attention: GroupAttention,
     inputs: tuple[Tensor, Grouping],

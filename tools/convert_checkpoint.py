@@ -25,8 +25,8 @@ from crossformer_mm.checkpoint.convert import (
 )
 from crossformer_mm.checkpoint.errors import (
     CheckpointError,
+    error_context,
     first_few,
-    naming,
     one_line,
 )
 from crossformer_mm.checkpoint.reader import read_checkpoint
@@ -83,9 +83,9 @@ def run(src: Path, dst: Path | None, target: str | None, publish: bool) -> None:
         CheckpointError: If SRC cannot be used or DST cannot be written.
     """
     if dst is not None:
-        with naming(dst):
+        with error_context(dst):
             check_target(dst)
-    with naming(src):
+    with error_context(src):
         content = read_checkpoint(str(src))
         network = recognize(content)
         target = target or network.kind
@@ -100,7 +100,7 @@ def run(src: Path, dst: Path | None, target: str | None, publish: bool) -> None:
         meta = make_meta(network, target, src.name, digest, content.get('meta'))
         content = convert(network, target, meta)
     if dst is not None:
-        with naming(dst):
+        with error_context(dst):
             dst = write_checkpoint(content, dst, publish)
         report_file('written', dst, sha256(dst))
 

@@ -131,7 +131,7 @@ def segment(images: list[Path], args: argparse.Namespace) -> None:
         found = dict(
             image=str(image),
             label_map=str(label_map.relative_to(args.out)),
-            share=shares(labels, classes),
+            share=class_shares(labels, classes),
         )
         (folder / f'{image.stem}.json').write_text(json.dumps(found, indent=1))
 
@@ -152,7 +152,7 @@ def accelerate(model: nn.Module) -> None:
         accelerate_cpu(model)
 
 
-def shares(labels: np.ndarray, classes: Any) -> dict[str, float]:
+def class_shares(labels: np.ndarray, classes: Any) -> dict[str, float]:
     """Return the share of an image that each class covers, the largest first."""
     counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
     order = np.argsort(-counts, kind='stable')

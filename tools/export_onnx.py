@@ -26,7 +26,7 @@ from parts.onnx_networks import (
     OPSET,
     NotCovered,
     Segmentor,
-    at_any_size,
+    exportable_forwards,
     whole_network,
 )
 from parts.output import complete, fail
@@ -117,7 +117,7 @@ def export(network: nn.Module) -> 'torch.onnx.ONNXProgram':
     if segments:
         sides[0] = torch.export.Dim('batch', min=1)
     # Defer what the exporter cannot prove to hold at every size; `compare` tests it.
-    with at_any_size():
+    with exportable_forwards():
         exported = torch.export.export(
             network,
             (example,),

@@ -65,7 +65,7 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     inside = ['']  # names of the modules that are running
     hooks = []
 
-    def settle(counter: FlopCounterMode) -> None:
+    def count_for_innermost(counter: FlopCounterMode) -> None:
         """Give what was counted since the last call to the innermost module."""
         # A multiply-add counts as two there.
         macs[part_of(inside[-1])] += counter.get_total_flops() // 2 - macs.total()
@@ -73,18 +73,18 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     with flop_counter() as counter:
 
         def enter(name: str, *_: object) -> None:
-            settle(counter)
+            count_for_innermost(counter)
             inside.append(name)
 
         def leave(*_: object) -> None:
-            settle(counter)
+            count_for_innermost(counter)
             inside.pop()
 
         for name, module in model.named_modules():
             hooks.append(module.register_forward_pre_hook(partial(enter, name)))
             hooks.append(module.register_forward_hook(leave))
         model(**data, mode='tensor')
-        settle(counter)
+        count_for_innermost(counter)
     for hook in hooks:
         hook.remove()
     return +macs  # without zeros

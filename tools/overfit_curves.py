@@ -71,7 +71,8 @@ def main() -> None:
         path = args.out / f'{file_name(name)}.csv'
         if not path.exists():
             root = args.ade20k if CONFIGS[name].startswith('mmseg') else args.coco
-            losses = overfit(swapped(name, args.out), root, args.iterations, args.lr)
+            config = swap_config(name, args.out)
+            losses = overfit(config, root, args.iterations, args.lr)
             with path.open('w', newline='') as file:
                 csv.writer(file).writerows(enumerate(losses))
         with path.open(newline='') as file:
@@ -91,7 +92,7 @@ def file_name(name: str) -> str:
     return name.lower().replace(', ', '_').replace(' ', '_').replace('-', '_')
 
 
-def swapped(name: str, folder: Path) -> Config:
+def swap_config(name: str, folder: Path) -> Config:
     """Swap the backbone of a model's config."""
     path = folder / f'{file_name(name)}.py'
     if not path.exists():

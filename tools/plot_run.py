@@ -34,12 +34,12 @@ from parts.run_logs import Record, find_test, read_training, run_parser
 from parts.run_plots import (
     DASHES,
     FONT,
+    aspect_ratio,
     curve_axes,
     figure_legend,
     image_grid,
     legend_below,
     palette,
-    proportion,
     text_colour,
 )
 
@@ -234,7 +234,7 @@ def plot_predictions(
     colours = dict(zip(labels, palette(len(labels))))
     images = [cv2.imread(example.path)[..., ::-1] for example in examples]
     # Images of like proportions beside each other leave the smallest gaps.
-    order = sorted(range(len(images)), key=lambda i: proportion(images[i]))
+    order = sorted(range(len(images)), key=lambda i: aspect_ratio(images[i]))
     examples, images = [examples[i] for i in order], [images[i] for i in order]
     figure, grid = image_grid(
         [image.shape[:2] for image in images],

@@ -24,12 +24,12 @@ from mmengine.registry import DATASETS, init_default_scope
 from parts.output import fail, save_figure
 from parts.run_logs import Record, find_test, read_training, run_parser
 from parts.run_plots import (
+    aspect_ratio,
     curve_axes,
     figure_legend,
     image_grid,
     legend_below,
     palette,
-    proportion,
 )
 
 IMAGES = 8  # shown
@@ -112,7 +112,7 @@ def plot_predictions(
     patches = [Patch(color=colours[label], label=classes[label]) for label in used]
     patches.append(Patch(fc='white', ec='0.5', label='unlabelled'))
     # Images of similar proportions side by side leave the smallest gaps.
-    examples = sorted(examples, key=lambda example: proportion(example[0]))
+    examples = sorted(examples, key=lambda example: aspect_ratio(example[0]))
     figure, grid = image_grid(
         [image.shape[:2] for image, *_ in examples],
         ('image', 'ground truth', 'prediction'),

@@ -39,9 +39,9 @@ def main() -> None:
         read += 1
         found = run(session, about, image)
         if about['task'] == 'segment':
-            result, picture = segmented(found, about, image, path, args.out)
+            result, picture = describe_labels(found, about, image, path, args.out)
         else:
-            result, picture = detected(found, about, image, args.score)
+            result, picture = describe_objects(found, about, image, args.score)
         write(args.out / 'vis' / f'{path.stem}.jpg', picture)
         (args.out / 'preds').mkdir(exist_ok=True)
         text = json.dumps(result, indent=1)
@@ -133,7 +133,7 @@ def new_size(about: dict[str, Any], width: int, height: int) -> tuple[int, int]:
     return tuple(max(side, about['least_side']) for side in sides)
 
 
-def detected(
+def describe_objects(
     found: dict[str, np.ndarray], about: dict[str, Any], image: np.ndarray, score: float
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Return the content of the JSON file of the objects, and a picture of them."""
@@ -172,14 +172,14 @@ def paste_mask(
     if right <= left or bottom <= top or not len(x) or not len(y):
         return out
     rows, cols = mask.shape
-    down = between((y + 0.5 - top) / (bottom - top) * rows - 0.5, rows)
-    across = between((x + 0.5 - left) / (right - left) * cols - 0.5, cols)
+    down = interpolation_weights((y + 0.5 - top) / (bottom - top) * rows - 0.5, rows)
+    across = interpolation_weights((x + 0.5 - left) / (right - left) * cols - 0.5, cols)
     pasted = down @ mask @ across.T
     out[y[0] : y[-1] + 1, x[0] : x[-1] + 1] = pasted >= 0.5
     return out
 
 
-def between(places: np.ndarray, count: int) -> np.ndarray:
+def interpolation_weights(places: np.ndarray, count: int) -> np.ndarray:
     """Return the weights of linear interpolation at places ``[N]``: ``[N, count]``."""
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(count)))
 
@@ -192,7 +192,7 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     return dict(size=list(mask.shape), counts=[0, *counts] if flat[0] else counts)
 
 
-def segmented(
+def describe_labels(
     found: dict[str, np.ndarray],
     about: dict[str, Any],
     image: np.ndarray,

@@ -88,7 +88,7 @@ def compare_with_variant(
 
 
 def make_meta(
-    network: Network, target: str, source: str, sha256: str, source_meta: Any
+    network: Network, target: str, source: str, sha256: str, source_meta: object
 ) -> dict[str, Any]:
     """Return the 'meta' of the new file: where its weights come from.
 
@@ -119,7 +119,7 @@ def make_meta(
     return meta
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Copy data, arrays as lists; what is no data becomes None."""
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -128,8 +128,10 @@ def plain(value: Any) -> Any:
         return value.tolist() if size <= LARGEST_LIST else None
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(plain(item) for item in value)
+    if type(value) is list:
+        return [plain(item) for item in value]
+    if type(value) is tuple:
+        return tuple(plain(item) for item in value)
     return None
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 LONGEST = 80  # of a name in a message
 
@@ -27,7 +26,7 @@ class RefusedError(CheckpointError):
         super().__init__(f'is refused: {problem}. Nothing of it was run.')
 
 
-def demand(condition: Any, problem: str) -> None:
+def require(condition: object, problem: str) -> None:
     """Refuse the file unless a condition holds.
 
     Raises:
@@ -38,7 +37,7 @@ def demand(condition: Any, problem: str) -> None:
 
 
 @contextmanager
-def naming(source: str | Path) -> Iterator[None]:
+def error_context(source: str | Path) -> Iterator[None]:
     """Put the name of the file in front of the errors that are raised inside."""
     try:
         yield
@@ -52,14 +51,14 @@ def one_line(text: str) -> str:
     return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def shown(name: Any) -> str:
+def printable(name: object) -> str:
     """Return a name from a file in ASCII, cut after 80 characters."""
     text = ascii(str(name)[: LONGEST + 1])[1:-1]
     return text if len(text) <= LONGEST else f'{text[: LONGEST - 3]}...'
 
 
-def first_few(names: Iterable[Any]) -> str:
+def first_few(names: Iterable[object]) -> str:
     """List the first three names, and how many there are beyond."""
-    names = [shown(name) for name in names]
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return ', '.join(names[:3]) + more
+    texts = [printable(name) for name in names]
+    more = f' and {len(texts) - 3} more' if len(texts) > 3 else ''
+    return ', '.join(texts[:3]) + more

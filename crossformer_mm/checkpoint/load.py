@@ -23,7 +23,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
-from .errors import CheckpointError, naming
+from .errors import CheckpointError, error_context
 from .reader import MapLocation, download, read_checkpoint
 from .recognize import full_name, reason_to_drop, recognize, stage_of, where_published
 from .weights import Difference, as_float32, compare, precision, shapes_of
@@ -77,7 +77,7 @@ class PretrainedBackbone(PretrainedInit):
                 f'Pretrained weights not found: {path} (init_cfg.checkpoint). '
                 f'{where_published(module.arch)} {HELP}'
             )
-        with naming(path):
+        with error_context(path):
             network = recognize(read_checkpoint(path), self.prefix or '')
             given = network.backbone
             if len(module.layers) < len(module.num_features):
@@ -219,7 +219,7 @@ def load_from_file(filename: str, map_location: MapLocation = None) -> Any:
     Raises:
         CheckpointError: If it cannot be read.
     """
-    with naming(filename):
+    with error_context(filename):
         return read_checkpoint(filename, map_location, trusted_by_the_user())
 
 
@@ -235,7 +235,7 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
         barrier()  # the first process downloads
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with naming(filename):
+        with error_context(filename):
             download(filename, path)
     if get_rank() == 0:
         barrier()

@@ -22,7 +22,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from .errors import RefusedError, demand, shown
+from .errors import RefusedError, printable, require
 
 HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
 HISTORY_ARRAYS = ('_log_history', '_count_history')
@@ -62,12 +62,12 @@ def rebuild_tensor(
     size: tuple[int, ...],
     stride: tuple[int, ...],
     requires_grad: bool = False,
-    hooks: Any = None,
-    metadata: Any = None,
+    hooks: object = None,
+    metadata: object = None,
 ) -> Tensor:
     """Make a tensor that stays inside its storage."""
-    demand(type(storage) is Storage, 'a tensor has no storage')
-    demand(
+    require(type(storage) is Storage, 'a tensor has no storage')
+    require(
         type(size) is type(stride) is tuple
         and len(size) == len(stride) <= 64
         and all(type(n) is int and 0 <= n < 2**40 for n in (offset, *size, *stride)),
@@ -77,8 +77,10 @@ def rebuild_tensor(
     if 0 not in size:
         end += 1 + sum((n - 1) * step for n, step in zip(size, stride))
     inside = end * storage.dtype.itemsize <= storage.memory.nbytes()
-    demand(inside and prod(n or 1 for n in size) < 2**62, 'a tensor leaves its storage')
-    demand(not metadata, 'a tensor is a conjugate or negative view')
+    require(
+        inside and prod(n or 1 for n in size) < 2**62, 'a tensor leaves its storage'
+    )
+    require(not metadata, 'a tensor is a conjugate or negative view')
     tensor = torch.empty(0, dtype=storage.dtype, device=storage.memory.device)
     tensor.set_(storage.memory, offset, size, stride)
     return tensor.requires_grad_(requires_grad is True and tensor.is_floating_point())
@@ -87,7 +89,7 @@ def rebuild_tensor(
 def rebuild_tensor_v3(storage: Storage, *args: Any) -> Tensor:
     """Make a tensor of a dtype that has no storage class, such as float8."""
     *layout, dtype = args[:6]
-    demand(
+    require(
         type(storage) is Storage
         and type(dtype) is torch.dtype
         and str(dtype).startswith(('torch.float8', 'torch.uint')),
@@ -97,15 +99,15 @@ def rebuild_tensor_v3(storage: Storage, *args: Any) -> Tensor:
 
 
 def rebuild_parameter(
-    data: Tensor, requires_grad: bool, hooks: Any, state: Any = None
+    data: Tensor, requires_grad: bool, hooks: object, state: object = None
 ) -> Tensor:
     """Make a parameter, without the attributes in the file."""
-    demand(isinstance(data, Tensor), 'a parameter has no tensor')
+    require(isinstance(data, Tensor), 'a parameter has no tensor')
     return torch.nn.Parameter(data.detach(), requires_grad is True)
 
 
 def rebuild_from_type(
-    function: Name, kind: Any, args: tuple[Any, ...], state: Any
+    function: Name, kind: object, args: tuple[Any, ...], state: object
 ) -> Tensor:
     """Make a tensor that had attributes, without them."""
     call = function.call if type(function) is Name else None
@@ -119,16 +121,16 @@ def rebuild_from_type(
 
 def make_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
     """Make a dtype of numbers or text; `set_dtype` gives it the file's byte order."""
-    demand(type(code) is str, 'it holds an array of no simple type')
+    require(type(code) is str, 'it holds an array of no simple type')
     known = NUMPY_CODES.fullmatch(code)
-    demand(known, f'it holds an array of the type {shown(code)}')
+    require(known, f'it holds an array of the type {printable(code)}')
     return np.dtype(code, copy=True)
 
 
 def set_dtype(dtype: Any, state: tuple[Any, ...]) -> None:
     """Set the byte order of a dtype; the rest of its state must be NumPy's own."""
     _, _, own = dtype.__reduce__()
-    demand(
+    require(
         type(state) is tuple
         and [type(item) for item in state] == [type(item) for item in own]
         and state[1] in tuple('<>|=')
@@ -140,15 +142,15 @@ def set_dtype(dtype: Any, state: tuple[Any, ...]) -> None:
 
 def make_array(kind: Name, shape: tuple[int, ...], code: bytes) -> np.ndarray:
     """Make an empty array; `set_array` fills it."""
-    demand(kind is KNOWN['numpy.ndarray'], 'it has an array of another class')
+    require(kind is KNOWN['numpy.ndarray'], 'it has an array of another class')
     return np.empty(0, 'b')
 
 
 def set_array(array: Any, state: tuple[Any, ...]) -> None:
     """Fill an array with exactly the bytes that its shape and dtype need."""
-    demand(type(state) is tuple and len(state) == 5, 'an array has no state')
+    require(type(state) is tuple and len(state) == 5, 'an array has no state')
     _, shape, dtype, fortran, raw = state
-    demand(
+    require(
         type(shape) is tuple
         and len(shape) <= 32
         and all(type(n) is int and 0 <= n < 2**40 for n in shape)
@@ -163,11 +165,11 @@ def set_array(array: Any, state: tuple[Any, ...]) -> None:
 def make_scalar(dtype: np.dtype, raw: bytes) -> np.generic:
     """Make a NumPy number from its bytes."""
     whole = has_bytes_of(dtype, raw, 1) and raw
-    demand(whole, 'a NumPy number has other bytes than its dtype needs')
+    require(whole, 'a NumPy number has other bytes than its dtype needs')
     return np.frombuffer(raw, dtype)[0]
 
 
-def has_bytes_of(dtype: Any, raw: Any, count: int) -> bool:
+def has_bytes_of(dtype: object, raw: object, count: int) -> bool:
     """Return whether these are the bytes of so many items; text holds only letters."""
     if not isinstance(dtype, np.dtype) or type(raw) is not bytes:
         return False
@@ -184,21 +186,21 @@ def has_bytes_of(dtype: Any, raw: Any, count: int) -> bool:
 
 def get_statistic(owner: Name, name: str) -> Callable:
     """Stand in for ``getattr``, by which a HistoryBuffer pickles its statistics."""
-    demand(type(name) is str, 'it asks for getattr without a name')
+    require(type(name) is str, 'it asks for getattr without a name')
     path = owner.path if type(owner) is Name else type(owner).__name__
     honest = path == HISTORY and name in STATISTICS
-    demand(honest, f'it asks for getattr({path}, {shown(name)})')
+    require(honest, f'it asks for getattr({path}, {printable(name)})')
     return getattr(HistoryBuffer, name)
 
 
 def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
     """Fill a log; its statistics, which all logs share, stay as they are."""
-    demand(type(state) is dict, 'a HistoryBuffer has no state')
+    require(type(state) is dict, 'a HistoryBuffer has no state')
     state = dict(state)
     statistics = state.pop('statistics_methods', {})
     known = HistoryBuffer._statistics_methods  # with those that the user registered
     arrays: list[Any] = [state.get(name) for name in HISTORY_ARRAYS]
-    demand(
+    require(
         set(state) == {'max_length', *HISTORY_ARRAYS}
         and type(state['max_length']) is int
         and all(type(a) is np.ndarray and a.dtype.kind in 'biuf' for a in arrays)
@@ -216,16 +218,16 @@ def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
 
 def encode(text: str, coding: str) -> bytes:
     """Make bytes of text, as which older pickles save them."""
-    demand(type(text) is type(coding) is str, 'it encodes what is no text')
-    demand(coding == 'latin1', f'it encodes text in {shown(coding)}')
+    require(type(text) is type(coding) is str, 'it encodes what is no text')
+    require(coding == 'latin1', f'it encodes text in {printable(coding)}')
     return text.encode('latin1')
 
 
-def taking(call: Callable, *kinds: type) -> Callable:
+def with_types(call: Callable, *kinds: type) -> Callable:
     """Let a function be called with arguments of these types only."""
 
     def checked(*args: Any) -> Any:
-        demand(all(type(a) in kinds for a in args), f'it calls {call} with odd values')
+        require(all(type(a) in kinds for a in args), f'it calls {call} with odd values')
         return call(*args)
 
     return checked
@@ -233,13 +235,13 @@ def taking(call: Callable, *kinds: type) -> Callable:
 
 def make_set(items: list[Any]) -> set:
     """Make a set of a list."""
-    demand(type(items) is list and all(map(is_key, items)), 'it has an odd set')
+    require(type(items) is list and all(map(is_key, items)), 'it has an odd set')
     return set(items)
 
 
 def set_metadata(weights: Any, state: dict[str, Any]) -> None:
     """Keep the versions of the modules that have these weights; no other attribute."""
-    demand(type(state) is dict, 'an OrderedDict has odd attributes')
+    require(type(state) is dict, 'an OrderedDict has odd attributes')
     versions = state.get('_metadata')
     if isinstance(versions, dict) and all(
         type(module) is str and isinstance(version, dict)
@@ -248,7 +250,7 @@ def set_metadata(weights: Any, state: dict[str, Any]) -> None:
         weights._metadata = versions
 
 
-def is_key(value: Any, in_tuple: bool = False) -> bool:
+def is_key(value: object, in_tuple: bool = False) -> bool:
     """Return whether a value may be a key: whether its hash takes little time."""
     if type(value) is int:
         return abs(value) < 2**61  # many larger numbers can be found with one hash
@@ -267,8 +269,8 @@ CALLS: dict[str, Callable | None] = {
     'torch._tensor._rebuild_from_type_v2': rebuild_from_type,
     'torch.Tensor': None,
     'torch.nn.parameter.Parameter': None,
-    'torch.Size': taking(torch.Size, tuple, list),
-    'torch.device': taking(torch.device, str, int),
+    'torch.Size': with_types(torch.Size, tuple, list),
+    'torch.device': with_types(torch.device, str, int),
     'numpy.dtype': make_dtype,
     'numpy.ndarray': None,
     # NumPy 2 moved these two.
@@ -276,27 +278,27 @@ CALLS: dict[str, Callable | None] = {
     'numpy._core.multiarray._reconstruct': make_array,
     'numpy.core.multiarray.scalar': make_scalar,
     'numpy._core.multiarray.scalar': make_scalar,
-    HISTORY: taking(HistoryBuffer),
+    HISTORY: with_types(HistoryBuffer),
     'builtins.getattr': get_statistic,
     # What hooks add, to say when and where.
     'datetime.datetime': datetime.datetime,
     'datetime.date': datetime.date,
     'datetime.timedelta': datetime.timedelta,
     'datetime.timezone': datetime.timezone,
-    'pathlib.PosixPath': taking(PurePosixPath, str),
-    'pathlib.PurePosixPath': taking(PurePosixPath, str),
-    'pathlib._local.PosixPath': taking(PurePosixPath, str),  # Python 3.13
-    'pathlib.WindowsPath': taking(PureWindowsPath, str),
-    'builtins.bytes': taking(bytes),
-    'builtins.bytearray': taking(bytearray, bytes),
-    'builtins.complex': taking(complex, float),
+    'pathlib.PosixPath': with_types(PurePosixPath, str),
+    'pathlib.PurePosixPath': with_types(PurePosixPath, str),
+    'pathlib._local.PosixPath': with_types(PurePosixPath, str),  # Python 3.13
+    'pathlib.WindowsPath': with_types(PureWindowsPath, str),
+    'builtins.bytes': with_types(bytes),
+    'builtins.bytearray': with_types(bytearray, bytes),
+    'builtins.complex': with_types(complex, float),
     'builtins.set': make_set,
-    'builtins.slice': taking(slice, int, type(None)),
+    'builtins.slice': with_types(slice, int, type(None)),
     '_codecs.encode': encode,
-    'collections.Counter': taking(Counter, dict),
-    'collections.OrderedDict': taking(OrderedDict),
+    'collections.Counter': with_types(Counter, dict),
+    'collections.OrderedDict': with_types(OrderedDict),
     # The published classifiers hold their config as well, a dict of dicts.
-    'yacs.config.CfgNode': taking(OrderedDict),
+    'yacs.config.CfgNode': with_types(OrderedDict),
 }
 # A class of storages stands for the dtype of its numbers.
 STORAGES = {

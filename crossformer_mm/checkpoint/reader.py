@@ -18,7 +18,7 @@ from mmengine.fileio import get_local_path
 from torch import Tensor
 from torch.serialization import _get_restore_location
 
-from .errors import CheckpointError, DamagedError, RefusedError, demand, shown
+from .errors import CheckpointError, DamagedError, RefusedError, printable, require
 from .unpickle import Unpickler
 
 SECONDS = 8  # in which a download has to bring a block of 8 kB
@@ -67,7 +67,7 @@ def read_checkpoint(
 def cannot_be_read(error: Exception) -> CheckpointError:
     """Return the error of a file that the system or a server does not give."""
     reason = getattr(error, 'strerror', None) or error
-    return CheckpointError(f'cannot be read: {shown(reason)}.')
+    return CheckpointError(f'cannot be read: {printable(reason)}.')
 
 
 def download(url: str, path: Path) -> None:
@@ -126,7 +126,7 @@ def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
         except CheckpointError:
             raise
         except Exception as error:  # a damaged file can fail in any way
-            reason = shown(error) or type(error).__name__
+            reason = printable(error) or type(error).__name__
             raise DamagedError(
                 f'is cut off or damaged, get it again: {reason}. Nothing of it was run.'
             ) from error
@@ -157,7 +157,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except Exception as error:
-        raise DamagedError(f'is damaged, get it again: {shown(error)}.') from error
+        raise DamagedError(f'is damaged, get it again: {printable(error)}.') from error
 
 
 # The two formats of torch.save
@@ -180,13 +180,13 @@ def _read_zip(
     """
     entries = _list_entries(file, size)
     pickles = [name for name in entries if name.endswith('/data.pkl')]
-    demand(len(pickles) == 1, 'it is a zip, but not of torch.save')
+    require(len(pickles) == 1, 'it is a zip, but not of torch.save')
     folder = pickles[0].removesuffix('data.pkl')
     code = f'{folder}constants.pkl' in entries
-    demand(not code, 'it is a TorchScript archive, a program rather than weights')
+    require(not code, 'it is a TorchScript archive, a program rather than weights')
     if byteorder := entries.get(f'{folder}byteorder'):
         little = _read_entry(file, byteorder).numpy().tobytes() == b'little'
-        demand(little, 'its numbers have the byte order of another machine')
+        require(little, 'its numbers have the byte order of another machine')
     restore_location = _get_restore_location(map_location)
 
     def read_storage(
@@ -196,7 +196,7 @@ def _read_zip(
         if entry is None:
             raise RefusedError('a tensor has a storage that is not there')
         whole = entry.file_size == numel * dtype.itemsize
-        demand(whole, 'a storage has another size than its entry')
+        require(whole, 'a storage has another size than its entry')
         content = _to_storage(_read_entry(file, entry), dtype)
         return restore_location(content, location)
 
@@ -213,14 +213,14 @@ def _list_entries(file: io.BufferedReader, size: int) -> dict[str, zipfile.ZipIn
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
     entries = {info.filename: info for info in infos}
-    demand(len(entries) == len(infos), 'an entry of its zip is there twice')
+    require(len(entries) == len(infos), 'an entry of its zip is there twice')
     stored = all(
         info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
         for info in infos
     )
-    demand(stored, 'its zip is compressed; torch.save compresses none')
+    require(stored, 'its zip is compressed; torch.save compresses none')
     total = sum(info.file_size for info in infos)
-    demand(total <= size, 'entries of its zip overlap')
+    require(total <= size, 'entries of its zip overlap')
     return entries
 
 
@@ -237,7 +237,7 @@ def _read_entry(file: io.BufferedReader, entry: zipfile.ZipInfo) -> Tensor:
     content = _read_bytes(file, entry.file_size)
     checksum = zlib.crc32(content.numpy().data)
     if not header.startswith(ZIP_START) or checksum != entry.CRC:
-        raise DamagedError(f'is damaged in {shown(entry.filename)}: get it again.')
+        raise DamagedError(f'is damaged in {printable(entry.filename)}: get it again.')
     return content
 
 
@@ -254,7 +254,7 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
     ) -> torch.UntypedStorage:
         nonlocal left
         left -= numel * dtype.itemsize
-        demand(numel >= 0 and left >= 0, 'its storages are larger than the file')
+        require(numel >= 0 and left >= 0, 'its storages are larger than the file')
         return torch.UntypedStorage(numel * dtype.itemsize)
 
     for _ in ('the magic number', 'version', 'sizes'):
@@ -262,7 +262,7 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
     unpickler = Unpickler(file, make_storage, size, trusted)
     content, storages = unpickler.load(), unpickler.storages
     keys = Unpickler(file, make_storage, size).load()
-    demand(
+    require(
         type(keys) is list
         and len(keys) == len(storages)
         and storages.keys() == {*keys},
@@ -272,7 +272,7 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
         memory, dtype = storages[key].memory, storages[key].dtype
         numel = int.from_bytes(file.read(8), 'little')
         same_size = numel * dtype.itemsize == len(memory)
-        demand(same_size, 'a storage has another size')
+        require(same_size, 'a storage has another size')
         memory.copy_(_to_storage(_read_bytes(file, len(memory)), dtype))
     return content
 

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ..models.archs import ARCHS
-from .errors import CheckpointError, first_few, shown
+from .errors import CheckpointError, first_few, printable
 from .weights import Shapes, Weights, shapes_of
 
 # Where a file keeps its weights: MMCV and MMEngine in 'state_dict', the original code
@@ -56,7 +56,7 @@ class Network:
     dropped: dict[str, str]
 
 
-def recognize(content: Any, prefix: str = '') -> Network:
+def recognize(content: object, prefix: str = '') -> Network:
     """Find the network in what a checkpoint file holds.
 
     Args:
@@ -92,7 +92,7 @@ def recognize(content: Any, prefix: str = '') -> Network:
     return Network(kind, nearest_variant(shapes_of(backbone)), backbone, rest, dropped)
 
 
-def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:
+def _find_weights(content: object) -> tuple[Weights, dict[str, str]]:
     """Return the tensors by name, and what else the file holds."""
     if not isinstance(content, dict):
         raise CheckpointError(f'holds no weights, but a {type(content).__name__}.')
@@ -114,7 +114,7 @@ def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:
             short = re.sub(r'^(module\.)+', '', str(name))
             if short in weights:
                 raise CheckpointError(
-                    f'holds {shown(short)} twice, with and without "module.": take '
+                    f'holds {printable(short)} twice, with and without "module.": take '
                     'the one or the other out.'
                 )
             weights[short] = value
@@ -123,7 +123,7 @@ def _find_weights(content: Any) -> tuple[Weights, dict[str, str]]:
     return weights, dropped
 
 
-def _has_tensors(value: Any) -> bool:
+def _has_tensors(value: object) -> bool:
     return isinstance(value, dict) and any(
         isinstance(item, Tensor) for item in value.values()
     )

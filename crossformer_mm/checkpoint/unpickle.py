@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import RefusedError, demand, shown
+from .errors import RefusedError, printable, require
 from .names import KNOWN, STATES, Name, Storage, is_key
 
 LoadMemory = Callable[[torch.dtype, str, str, int], torch.UntypedStorage]
@@ -95,7 +95,7 @@ class Unpickler(pickle._Unpickler):
             if code == pickle.STOP:
                 break
             if code not in HANDLERS:
-                raise RefusedError(f'it has the opcode {shown(code)}')
+                raise RefusedError(f'it has the opcode {printable(code)}')
             HANDLERS[code](self)
         else:
             raise RefusedError(f'it has more than {MAX_OPCODES:,} opcodes')
@@ -111,17 +111,17 @@ class Unpickler(pickle._Unpickler):
         found = KNOWN.get(path) or self.trusted.get(path)
         if found is None:
             if kind := re.match(r'torch._utils._rebuild_(\w*?)_?tensor', path):
-                raise RefusedError(f'it has a {shown(kind[1])} tensor')
-            raise RefusedError(f'it asks for {shown(path)}. {self.advice}')
+                raise RefusedError(f'it has a {printable(kind[1])} tensor')
+            raise RefusedError(f'it asks for {printable(path)}. {self.advice}')
         return found
 
-    def is_trusted(self, item: Any) -> bool:
+    def is_trusted(self, item: object) -> bool:
         """Return whether the user answers for a class or function."""
         return any(item is trusted for trusted in self.trusted.values())
 
     def persistent_load(self, pid: Any) -> Storage:
         """Return a storage, loaded once."""
-        demand(
+        require(
             type(pid) is tuple
             and pid[0] == 'storage'
             and [type(part) for part in pid[1:5]] == [torch.dtype, str, str, int]
@@ -134,7 +134,7 @@ class Unpickler(pickle._Unpickler):
             self.storages[key] = Storage(memory, dtype)
         found = self.storages[key]
         same_size = found.memory.nbytes() == numel * dtype.itemsize
-        demand(found.dtype == dtype and same_size, 'a storage is of two kinds')
+        require(found.dtype == dtype and same_size, 'a storage is of two kinds')
         return found
 
     def load_frame(self) -> None:
@@ -147,7 +147,7 @@ class Unpickler(pickle._Unpickler):
         """Put items into the set below them."""
         items = self.pop_mark()
         target = self.stack[-1]
-        demand(type(target) is set and all(map(is_key, items)), 'it has an odd set')
+        require(type(target) is set and all(map(is_key, items)), 'it has an odd set')
         target.update(items)
 
     def load_setitem(self) -> None:
@@ -163,11 +163,11 @@ class Unpickler(pickle._Unpickler):
         """Put keys and values into the dict on top."""
         target = self.stack[-1]
         is_dict = type(target) in (dict, OrderedDict, Counter)
-        demand(is_dict or self.is_trusted(type(target)), 'it fills what is no dict')
+        require(is_dict or self.is_trusted(type(target)), 'it fills what is no dict')
         for key, value in zip(items[::2], items[1::2], strict=True):
-            demand(is_key(key), f'a {type(key).__name__} is a key')
+            require(is_key(key), f'a {type(key).__name__} is a key')
             if key in target:
-                raise RefusedError(f'the key {shown(key)} is there twice')
+                raise RefusedError(f'the key {printable(key)} is there twice')
             target[key] = value
 
     # Objects
@@ -176,12 +176,12 @@ class Unpickler(pickle._Unpickler):
         """Call what stands for a name, or what the user trusts."""
         args = self.stack.pop()
         function = self.stack.pop()
-        demand(type(args) is tuple, 'it calls a function without arguments')
+        require(type(args) is tuple, 'it calls a function without arguments')
         if self.is_trusted(function):
             result = function(*args)
         else:
-            demand(type(function) is Name, f'it calls a {type(function).__name__}')
-            demand(function.call, f'it calls {function.path}, which may only be named')
+            require(type(function) is Name, f'it calls a {type(function).__name__}')
+            require(function.call, f'it calls {function.path}, which may only be named')
             result = function.call(*args)
             self.count_bytes(result)
         self.append(result)
@@ -203,18 +203,18 @@ class Unpickler(pickle._Unpickler):
                 self.count_bytes(target)
                 return
         name = type(target).__name__
-        demand(self.is_trusted(type(target)), f'it sets the state of a {name}')
+        require(self.is_trusted(type(target)), f'it sets the state of a {name}')
         if hasattr(target, '__setstate__'):
             target.__setstate__(state)
         else:
             vars(target).update(state)
 
-    def count_bytes(self, made: Any) -> None:
+    def count_bytes(self, made: object) -> None:
         """Stop a file of few bytes that makes many, again and again."""
         self.bytes_left -= sys.getsizeof(made)
         if isinstance(made, Tensor):  # which may repeat its storage
             self.bytes_left -= made.numel() * made.element_size()
-        demand(self.bytes_left >= 0, 'it makes far more than it has bytes')
+        require(self.bytes_left >= 0, 'it makes far more than it has bytes')
 
 
 HANDLERS: dict[bytes, Callable[[Any], None]] = {
@@ -223,7 +223,7 @@ HANDLERS: dict[bytes, Callable[[Any], None]] = {
 } | {getattr(pickle, name): getattr(Unpickler, f'load_{name.lower()}') for name in OWN}
 
 
-def check_data(result: Any) -> None:
+def check_data(result: object) -> None:
     """Check that all of an object is data, and that its containers end.
 
     Raises:
@@ -235,13 +235,13 @@ def check_data(result: Any) -> None:
         inside: list[Any] = []
         for item in level:
             foreign = isinstance(item, Name | Storage | FunctionType)
-            demand(not foreign, 'it has a class or function in the place of data')
+            require(not foreign, 'it has a class or function in the place of data')
             if isinstance(item, dict):
                 inside += item.values()
                 inside.append(getattr(item, '_metadata', None))
             elif isinstance(item, list | tuple):
                 inside += item
-            demand(seen + len(inside) <= MAX_ITEMS, 'it repeats its items too often')
+            require(seen + len(inside) <= MAX_ITEMS, 'it repeats its items too often')
         if not inside:
             return
         level, seen = inside, seen + len(inside)

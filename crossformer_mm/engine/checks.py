@@ -34,7 +34,7 @@ DATA_HELP = {
 OWN_ROOT = 'If the config sets a data_root of its own, correct that.'
 
 
-def check_data(*dataloaders: Any) -> None:
+def check_data(*dataloaders: object) -> None:
     """Check the data sets of a config before they are built.
 
     Args:
@@ -66,7 +66,7 @@ def check_data(*dataloaders: Any) -> None:
                     )
 
 
-def without_wrappers(dataset: Any) -> Iterator[dict[str, Any]]:
+def without_wrappers(dataset: object) -> Iterator[dict[str, Any]]:
     """Yield the data sets inside wrappers (``dataset=`` or ``datasets=``)."""
     if not isinstance(dataset, dict):
         return  # built already

@@ -11,7 +11,7 @@ _KEYS = ['embed_dims', 'depths', 'num_heads', 'drop_path_rate']
 _KEYS += ['with_acl', 'lda_mode', 'group_size', 'crs_interval']
 
 
-def _arch(*row: Any) -> dict[str, Any]:
+def _arch(*row: object) -> dict[str, Any]:
     return dict(zip(_KEYS, row))
 
 

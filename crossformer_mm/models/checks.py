@@ -121,7 +121,9 @@ def check_ints(name: str, value: Sequence[int], length: int | None = None) -> No
         raise ValueError(f'{name} must have {wanted}, got {len(value)}: {value!r}.')
 
 
-def check_choice(name: str, value: Any, allowed: Iterable[Any], more: str = '') -> None:
+def check_choice(
+    name: str, value: object, allowed: Iterable[object], more: str = ''
+) -> None:
     """Check that ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise ValueError(f'{name} must be one of {list(allowed)}, got {value!r}{more}.')

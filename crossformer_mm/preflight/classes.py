@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from ..engine.checks import is_missing, type_name
 from ..swap.dry_run import parts_of
-from .datasets import data_sets, listed
+from .datasets import data_sets, to_list
 from .finding import Finding
 
 # Heads whose number of classes is not the data's: of proposals, or of 'things' only.
@@ -89,9 +89,9 @@ def check_ignored(cfg: Config) -> Iterator[Finding]:
         return
     places = [(f'{split.name} data', split.config) for split in splits]
     for key in ('decode_head', 'auxiliary_head'):
-        places += [(f'model.{key}', head) for head in listed(cfg.model.get(key))]
+        places += [(f'model.{key}', head) for head in to_list(cfg.model.get(key))]
     for key in ('val_evaluator', 'test_evaluator'):
-        metrics = listed(cfg.get(key))
+        metrics = to_list(cfg.get(key))
         places += [(key, m) for m in metrics if type_name(m) == 'IoUMetric']
     values = {name: part.get('ignore_index', IGNORE) for name, part in places}
     padding = (cfg.model.get('data_preprocessor') or {}).get('seg_pad_val')

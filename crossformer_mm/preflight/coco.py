@@ -14,9 +14,9 @@ from ..engine.checks import type_name
 from .datasets import (
     Split,
     data_sets,
-    listed,
     read_json,
     sample,
+    to_list,
 )
 from .finding import Finding
 
@@ -154,7 +154,7 @@ def problems(
         yield 'FAIL', text, 'write x1, y1, x2, y2, x3, y3, ...'
 
 
-def is_box(box: Any) -> TypeGuard[list[float]]:
+def is_box(box: object) -> TypeGuard[list[float]]:
     """Return whether a box is four finite numbers."""
     return (
         isinstance(box, list)
@@ -184,7 +184,7 @@ def check_metric(cfg: Config) -> Iterator[Finding]:
     """Check that the metric reads the annotations of its data set."""
     for name in ('val', 'test'):
         split = next(data_sets(cfg, name), None)
-        for metric in listed(cfg.get(f'{name}_evaluator')):
+        for metric in to_list(cfg.get(f'{name}_evaluator')):
             if type_name(metric) != 'CocoMetric' or split is None:
                 continue
             given = metric.get('ann_file')

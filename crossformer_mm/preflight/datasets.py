@@ -83,7 +83,7 @@ def has_base(kind: type | None, name: str) -> bool:
     return any(base.__name__ == name for base in getattr(kind, '__mro__', ()))
 
 
-def listed(entry: Any) -> list[Any]:
+def to_list(entry: Any) -> list[Any]:
     """Return the configs of heads or metrics, of which there may be one or several."""
     entry = entry or []
     return entry if isinstance(entry, list) else [entry]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -24,7 +24,7 @@ from ..swap.dry_run import (
     predict,
     step,
 )
-from .datasets import Split, data_sets, listed, small_coco
+from .datasets import Split, data_sets, small_coco, to_list
 from .finding import Finding
 from .network import check_strides
 
@@ -43,13 +43,13 @@ def check_step(cfg: Config) -> Iterator[Finding]:
     try:
         model = build_model(small)
     except Exception as error:
-        yield failed('model', error, 'correct its arguments')
+        yield failure('model', error, 'correct its arguments')
         return
     if hasattr(model, 'backbone') and small.default_scope == 'mmdet':
         try:
             yield from check_strides(small, model)
         except Exception as error:
-            yield failed('model', error, 'make neck and heads fit the backbone')
+            yield failure('model', error, 'make neck and heads fit the backbone')
             return
     with TemporaryDirectory() as folder:
         train = small_set(small, 'train', Path(folder))
@@ -59,7 +59,7 @@ def check_step(cfg: Config) -> Iterator[Finding]:
         yield from evaluate(small, model, Path(folder))
 
 
-def failed(part: str, error: Exception, remedy: str) -> Finding:
+def failure(part: str, error: Exception, remedy: str) -> Finding:
     """Return the finding of an error."""
     return Finding('FAIL', part, first_line(error), remedy)
 
@@ -84,10 +84,10 @@ def train_step(
 ) -> Iterator[Finding]:
     """Run a step; report the loss, the gradients, and the memory."""
     try:
-        dataset = wrap(cfg, config)
+        dataset = build_dataset(cfg, config)
         images = [dataset[i] for i in range(len(dataset))]
     except Exception as error:
-        yield failed('train pipeline', error, 'correct train_pipeline or the data')
+        yield failure('train pipeline', error, 'correct train_pipeline or the data')
         return
     if not images:
         remedy = 'see the findings on classes and data'
@@ -105,7 +105,7 @@ def train_step(
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             result = step(model, pseudo_collate((images * 2)[:2]))
     except Exception as error:
-        yield failed(
+        yield failure(
             'training step', error, 'make its parts fit each other and the data'
         )
         return
@@ -124,7 +124,7 @@ def train_step(
     yield memory(cfg, model, sum(saved.values()) / 2, images, full)
 
 
-def wrap(cfg: Config, config: ConfigDict) -> Any:
+def build_dataset(cfg: Config, config: ConfigDict) -> Any:
     """Build a small data set, in the config's wrapper that mixes images if any."""
     outer = cfg.train_dataloader.dataset
     if outer.get('type') == 'MultiImageMixDataset':
@@ -168,7 +168,7 @@ def evaluate(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
             return
         batch = pseudo_collate([dataset[0]])
         results = predict(model, batch)
-        metrics = listed(cfg.val_evaluator)
+        metrics = to_list(cfg.val_evaluator)
         split = Split('val', config, None)
         for metric in metrics:
             if 'ann_file' in metric:
@@ -178,12 +178,12 @@ def evaluate(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
         evaluator.process(data_samples=results, data_batch=batch)
         evaluator.evaluate(1)
     except Exception as error:
-        yield failed('evaluation', error, 'correct test_pipeline and val_evaluator')
+        yield failure('evaluation', error, 'correct test_pipeline and val_evaluator')
     else:
         yield Finding('ok', 'evaluation', 'of one image works')
 
 
-def largest_image(loader: Any) -> tuple[int, int] | None:
+def largest_image(loader: object) -> tuple[int, int] | None:
     """Return the largest image that a pipeline makes, the crop if it crops."""
     for names in (('crop_size',), SIZES):
         values = [value for name in names for value in find_keys(loader, name)]
@@ -193,7 +193,7 @@ def largest_image(loader: Any) -> tuple[int, int] | None:
     return None
 
 
-def shrink(config: Any) -> None:
+def shrink(config: object) -> None:
     """Make all images of a config small, wherever their size is given."""
     for _, part in parts_of(config, ''):
         for name in SIZES:
@@ -203,13 +203,14 @@ def shrink(config: Any) -> None:
                 part[name] = [(SIDE, SIDE) for _ in sizes]
 
 
-def sizes_in(value: Any) -> list[Sequence[int]]:
+def sizes_in(value: object) -> list[Sequence[int]]:
     """Return the sizes that a value is: one, several, or none."""
     entries = value if isinstance(value, list) and not is_size(value) else [value]
     return [entry for entry in entries if is_size(entry)]
 
 
-def is_size(value: Any) -> bool:
+def is_size(value: object) -> TypeGuard[Sequence[int]]:
     """Return whether a value is a pair of integers."""
-    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-    return is_pair and all(type(n) is int for n in value)
+    if not isinstance(value, (list, tuple)):
+        return False
+    return [type(n) for n in value] == [int, int]

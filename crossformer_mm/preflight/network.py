@@ -14,8 +14,8 @@ from ..engine.checks import is_missing
 from ..models import CrossFormer
 from ..models.init_cfg import split_init_cfg
 from ..swap.dry_run import build_backbone, first_line, image_side, outputs_of
-from ..swap.rules import normalized
-from .datasets import listed
+from ..swap.rules import NORMALIZATION
+from .datasets import to_list
 from .finding import Finding
 
 
@@ -43,14 +43,14 @@ def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
     mean = given.get('mean')
     if mean and 0 < max(mean) <= 1:
         text = f'mean={list(mean)} is for images from 0 to 1, these go to 255'
-        remedy = ', '.join(f'{key}={value}' for key, value in normalized().items())
+        remedy = ', '.join(f'{key}={value}' for key, value in NORMALIZATION.items())
         yield Finding('FAIL', 'normalization', text, remedy)
         return
     files = [*pretrained_files(cfg.model.backbone), cfg.model.get('pretrained') or '']
     torchvision = any(str(file).startswith('torchvision://') for file in files)
     if not (ours and any(files)) and not torchvision:
         return
-    for key, value in normalized().items():
+    for key, value in NORMALIZATION.items():
         if given.get(key) != value:
             text = f'data_preprocessor.{key} is {given.get(key)}'
             remedy = f'{key}={value}, as in pretraining'
@@ -88,10 +88,10 @@ def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[F
 
 def check_widths(cfg: Config, widths: list[int]) -> Iterator[Finding]:
     """Check that the neck, or each head without one, takes the backbone's widths."""
-    parts = [('model.neck', neck) for neck in listed(cfg.model.get('neck'))[:1]]
+    parts = [('model.neck', neck) for neck in to_list(cfg.model.get('neck'))[:1]]
     if not parts:
         for key in ('decode_head', 'auxiliary_head'):
-            parts += [(f'model.{key}', head) for head in listed(cfg.model.get(key))]
+            parts += [(f'model.{key}', head) for head in to_list(cfg.model.get(key))]
     for name, part in parts:
         given, index = part.get('in_channels'), part.get('in_index')
         if isinstance(given, int):

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..engine.checks import type_name
-from .datasets import data_sets, listed, read_json, with_objects
+from .datasets import data_sets, read_json, to_list, with_objects
 from .finding import Finding
 
 ADAM_LIMIT = 2e-3  # above it Adam diverges with nearly any backbone
@@ -108,7 +108,7 @@ def check_schedulers(
     cfg: Config, total: int, epochs: float, an_epoch: int
 ) -> Iterator[Finding]:
     """Check that warm-up and milestones are within the training."""
-    for entry in listed(cfg.get('param_scheduler')):
+    for entry in to_list(cfg.get('param_scheduler')):
         in_epochs = entry.get('by_epoch', True)
         length = epochs if in_epochs else total
         unit = 'epochs' if in_epochs else 'iterations'

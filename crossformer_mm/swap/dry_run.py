@@ -225,7 +225,7 @@ def first_line(error: BaseException) -> str:
     return f'{type(error).__name__}: {textwrap.shorten(line, 200)}'
 
 
-def parts_of(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def parts_of(node: object, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """List every dict inside a config with its path, such as 'model.neck[0]'."""
     if isinstance(node, dict):
         yield path, node
@@ -236,6 +236,6 @@ def parts_of(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from parts_of(value, f'{path}[{i}]')
 
 
-def find_keys(node: Any, wanted: str) -> list[Any]:
+def find_keys(node: object, wanted: str) -> list[Any]:
     """List the values of a key in all dicts inside a config."""
     return [part[wanted] for _, part in parts_of(node, '') if wanted in part]

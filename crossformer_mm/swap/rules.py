@@ -28,6 +28,10 @@ from .dry_run import (
 )
 from .write_config import Change, config_text
 
+# Images as the backbones were pretrained.
+NORMALIZATION: dict[str, Any] = dict(
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
+)
 STRIDES = [4, 8, 16, 32]  # of the four outputs of CrossFormer
 # Backbones with several branches or stacks, for which the heads are built.
 MULTI_BRANCH = (
@@ -262,7 +266,7 @@ def pyramid_of_plain(model: dict[str, Any]) -> list[int]:
 
 
 def widths_in(
-    node: Any, path: tuple[str | int, ...], old: list[int], new: list[int]
+    node: object, path: tuple[str | int, ...], old: list[int], new: list[int]
 ) -> Iterator[Change]:
     """List the widths of the backbone's outputs in a part of the model."""
     if isinstance(node, (list, tuple)):
@@ -307,7 +311,7 @@ def normalization(cfg: Config) -> Iterator[Change]:
     inside = 'data_preprocessor' in cfg.model
     path = ('model',) * inside + ('data_preprocessor',)
     given = cfg.model.data_preprocessor if inside else cfg.get('data_preprocessor')
-    wanted = normalized()
+    wanted = dict(NORMALIZATION)
     if given is None or all(given.get(k) == v for k, v in wanted.items()):
         return
     if given.get('rgb_to_bgr'):
@@ -316,12 +320,6 @@ def normalization(cfg: Config) -> Iterator[Change]:
         'RGB with the mean and deviation of ImageNet, as the backbone was pretrained.'
     )
     yield Change(path, wanted, note)
-
-
-def normalized() -> dict[str, Any]:
-    """Return the settings of a data preprocessor, as the backbones were pretrained."""
-    mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-    return dict(mean=mean, std=std, bgr_to_rgb=True)
 
 
 def optimization(cfg: Config) -> Iterator[Change]:

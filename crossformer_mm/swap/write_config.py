@@ -43,7 +43,7 @@ def config_text(base: str, changes: Sequence[Change]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def assignment(start: str, value: Any, indent: str, end: str = '') -> list[str]:
+def assignment(start: str, value: object, indent: str, end: str = '') -> list[str]:
     """Return the lines of ``start`` and a value with the changes and notes in it.
 
     Args:
@@ -73,7 +73,7 @@ def assignment(start: str, value: Any, indent: str, end: str = '') -> list[str]:
     return [*comment, indent + start + opening, *lines, indent + closing + end]
 
 
-def one_line(value: Any) -> str:
+def one_line(value: object) -> str:
     """Return a value on one line, its dicts as calls of ``dict``."""
     if isinstance(value, Change):
         return one_line(value.value)
@@ -86,7 +86,7 @@ def one_line(value: Any) -> str:
     return repr(value)
 
 
-def has_note(value: Any) -> bool:
+def has_note(value: object) -> bool:
     """Return whether there is a note inside a value."""
     if isinstance(value, Change):
         return bool(value.note) or has_note(value.value)

@@ -236,7 +236,7 @@ def test_agrees_at_50_sizes(name, tmp_path):
 @pytest.mark.parametrize('lda_mode', ['interval', 'group'])
 @pytest.mark.parametrize('size', [(224, 224), (97, 131), (64, 70), (40, 333)])
 def test_exported_attention_is_the_same_at_any_size(lda_mode, size, parts_on_path):
-    from parts.onnx_networks import at_any_size
+    from parts.onnx_networks import exportable_forwards
 
     arch = dict(embed_dims=32, depths=(2, 2, 2), num_heads=(1, 2, 4))
     groups = dict(group_size=(7, 7, 7), crs_interval=(8, 4, 2))
@@ -245,18 +245,18 @@ def test_exported_attention_is_the_same_at_any_size(lda_mode, size, parts_on_pat
     images = torch.rand(2, 3, *size)
     with torch.no_grad():
         expected = model(images)
-        with at_any_size():
+        with exportable_forwards():
             found = model(images)
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize('parts', [1, 2, 3, (6, 4)])
 def test_exported_pooling_is_the_same(parts, parts_on_path):
-    from parts.onnx_networks import at_any_size
+    from parts.onnx_networks import exportable_forwards
 
     x = torch.rand(2, 3, 7, 5)
     expected = torch.nn.AdaptiveAvgPool2d(parts)(x)
-    with at_any_size():
+    with exportable_forwards():
         torch.testing.assert_close(torch.nn.AdaptiveAvgPool2d(parts)(x), expected)
 
 

@@ -110,7 +110,7 @@ def measure(name: str, model: nn.Module, device: str) -> list[list[Any]]:
         for task in ('eval', 'train'):
             step = make_step(model, batch, shape, DTYPES[dtype], task, device)
             try:
-                milliseconds, peak = timed(step, device)
+                milliseconds, peak = time_step(step, device)
             except torch.cuda.OutOfMemoryError:
                 milliseconds, peak = 'out of memory', ''
             size = f'{shape[0]} x {shape[1]}'
@@ -183,7 +183,7 @@ def make_step(
     return step
 
 
-def timed(step: Callable[[], None], device: str) -> tuple[float, int]:
+def time_step(step: Callable[[], None], device: str) -> tuple[float, int]:
     """Return the median of a step in milliseconds and its peak of memory in MiB."""
     cuda = torch.cuda if device == 'cuda' else None
     step()

@@ -45,7 +45,7 @@ def matmul(job: Job) -> Job:
     """Measure the best rate of a large matrix product, in 10^9 operations a second."""
     dtype = getattr(torch, job['dtype'])
     a, b = torch.rand(2, MATRIX, MATRIX).to(dtype)
-    seconds = min(timed(lambda: a @ b))
+    seconds = min(time_steps(lambda: a @ b))
     return dict(gflops=2 * MATRIX**3 / seconds / 1e9)
 
 
@@ -57,7 +57,7 @@ def steps(job: Job) -> Job:
     idle = psutil.Process().memory_info().rss
     size, dtype = (job['height'], job['width']), getattr(torch, job['dtype'])
     step = make_step(build(job), job['batch'], size, dtype, job['task'], 'cpu')
-    seconds = sorted(timed(step))
+    seconds = sorted(time_steps(step))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return dict(
         seconds=seconds[len(seconds) // 2],
@@ -76,7 +76,7 @@ def build(job: Job) -> nn.Module:
     return torch.compile(model) if job['compile'] else model
 
 
-def timed(step: Callable[[], Any]) -> list[float]:
+def time_steps(step: Callable[[], Any]) -> list[float]:
     """Time a step again and again, after one in which everything is set up."""
 
     def once() -> float:

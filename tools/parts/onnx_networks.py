@@ -330,7 +330,7 @@ def upsample(self: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def at_any_size() -> Iterator[None]:
+def exportable_forwards() -> Iterator[None]:
     """Exchange the forward methods for those above."""
     forwards = {GroupAttention: group_attention, nn.AdaptiveAvgPool2d: adaptive_average}
     try:

@@ -99,7 +99,7 @@ def image_grid(
     return figure, grid.reshape(-1, len(titles))
 
 
-def proportion(image: np.ndarray) -> float:
+def aspect_ratio(image: np.ndarray) -> float:
     """Return an image's height divided by its width."""
     return image.shape[0] / image.shape[1]
 
