@@ -1,4 +1,4 @@
-"""A network's weights in the form that another program reads, and the new file."""
+"""Convert a network's weights for another program, and write the new file."""
 
 import hashlib
 import os
@@ -120,7 +120,7 @@ def make_meta(
 
 
 def plain(value: object) -> Any:
-    """Copy data, arrays as lists; what is no data becomes None."""
+    """Copy plain data; arrays become lists, other objects None."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.ndarray | np.generic | Tensor):
@@ -182,7 +182,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
         CheckpointError: If it cannot be written; nothing is left behind.
     """
     check_target(path)
-    # A name that no other process has, in any container; long names are cut.
+    # A name that no other process uses, even in another container.
     part = path.with_name(f'.{path.name[:40]}.{secrets.token_hex(8)}.part')
     try:
         _write(content, part, path.suffix)

@@ -42,8 +42,8 @@ HELP = (
 class PretrainedBackbone(PretrainedInit):
     """Loads a backbone's weights from any published kind of file, unconverted.
 
-    Takes the place of MMEngine's ``Pretrained``, which goes on with a warning, or
-    with none, where a file gives it few weights or nothing.
+    Replaces MMEngine's ``Pretrained``, which continues, with or without a warning, if
+    a file has only some of the weights or none.
 
     Args:
         checkpoint (str): A path, a URL, or what else MMEngine's file clients know.
@@ -51,7 +51,7 @@ class PretrainedBackbone(PretrainedInit):
             with several backbones. Defaults to None.
         strict (bool): Whether the file must hold each parameter of the backbone, in
             its shape, and no other. Otherwise what fits is loaded, and a warning
-            says how much that was. Defaults to True.
+            lists the differences. Defaults to True.
         **kwargs: Further arguments of MMEngine's ``PretrainedInit``, without effect.
     """
 
@@ -123,7 +123,7 @@ def check_loaded(
     strict: bool = True,
     fine_tuning: bool = False,
 ) -> None:
-    """Check that a checkpoint that MMEngine has loaded is the model's, and whole.
+    """Check that a checkpoint that MMEngine has loaded fits the model completely.
 
     MMEngine loads what fits, and only logs what does not.
 
@@ -134,7 +134,7 @@ def check_loaded(
         strict (bool): Whether the checkpoint must hold each weight of the model, in its
             shape, and no other. Defaults to True.
         fine_tuning (bool): Whether weights may have other shapes, as those of another
-            number of classes: they are left as they were. Defaults to False.
+            number of classes: they are not loaded. Defaults to False.
 
     Raises:
         CheckpointError: If it must, and does not.
@@ -191,9 +191,9 @@ def allow_mmengine_checkpoints() -> None:
     """Let MMEngine load checkpoints with this reader.
 
     By default it uses ``torch.load``. From torch 2.6 on, that refuses MMEngine's own
-    checkpoints, because they hold the log of the training; older versions execute code
-    in a file. To let ``torch.load`` accept the log's classes would weaken it for every
-    file that the process reads, so it stays as it is.
+    checkpoints, because they contain the training log; older versions execute code in a
+    file. Allowing the log's classes in ``torch.load`` would weaken it for every file
+    that the process reads.
     """
     for prefixes, loader in (
         (('',), load_from_file),
@@ -214,7 +214,7 @@ def trusted_by_the_user() -> dict[str, Any]:
 
 
 def load_from_file(filename: str, map_location: MapLocation = None) -> Any:
-    """Load a checkpoint in the place of MMEngine's loaders of files.
+    """Load a checkpoint, instead of MMEngine's loaders of files.
 
     Raises:
         CheckpointError: If it cannot be read.
@@ -224,7 +224,7 @@ def load_from_file(filename: str, map_location: MapLocation = None) -> Any:
 
 
 def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
-    """Load a URL in the place of MMEngine's loader: downloaded once, and kept.
+    """Load a URL, instead of MMEngine's loader; keep the downloaded file.
 
     Raises:
         CheckpointError: If it cannot be downloaded or read.

@@ -1,11 +1,11 @@
 """The names that a checkpoint may use, and what stands in for each.
 
-A pickle looks up classes and functions by their full names. Each name that an honest
-checkpoint needs has a function here in its place, which checks its arguments and
-returns nothing but tensors, arrays, logs and plain data. Every other name is refused.
+A pickle looks up classes and functions by their full names. For each name that a
+legitimate checkpoint needs, a function here takes its place: it checks its arguments
+and returns only tensors, arrays, logs and plain data. Every other name is refused.
 
-Arguments may be lists that hold themselves, or that are endless when printed, so their
-types are checked before anything else.
+A list in the arguments may contain itself or print endlessly, so each function checks
+the types first.
 """
 
 import datetime
@@ -158,7 +158,7 @@ def set_array(array: Any, state: tuple[Any, ...]) -> None:
         and prod(n or 1 for n in shape) * dtype.itemsize < 2**62,
         'an array has other bytes than its shape and dtype need',
     )
-    # A copy of the dtype, whose byte order the file can change no more.
+    # Copy the dtype: the file could still change the byte order of the original.
     array.__setstate__((1, shape, np.dtype(dtype.str), fortran is True, raw))
 
 
@@ -174,7 +174,7 @@ def has_bytes_of(dtype: object, raw: object, count: int) -> bool:
     if not isinstance(dtype, np.dtype) or type(raw) is not bytes:
         return False
     if dtype.kind == 'U' and len(raw) % 4 == 0:
-        # NumPy does not check them, and Python ends without a word.
+        # NumPy does not check them, and an invalid one crashes Python.
         letters = np.frombuffer(raw, f'{dtype.str[0]}u4')
         if (letters > 0x10FFFF).any():
             return False
@@ -194,7 +194,7 @@ def get_statistic(owner: Name, name: str) -> Callable:
 
 
 def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
-    """Fill a log; its statistics, which all logs share, stay as they are."""
+    """Fill a log; do not change its statistics, which all logs share."""
     require(type(state) is dict, 'a HistoryBuffer has no state')
     state = dict(state)
     statistics = state.pop('statistics_methods', {})

@@ -36,14 +36,14 @@ def read_checkpoint(
 ) -> Any:
     """Read a file of torch.save or of safetensors.
 
-    Nothing in it is executed, and a class that is not in ``names`` is refused by name.
+    Nothing in it is executed. A class that is not in ``names`` is refused.
 
     Args:
         source (str): A path, a URL, or what else MMEngine's file clients know.
         map_location: See ``torch.load``; files of safetensors and of torch before 1.6
             stay on the CPU. Defaults to 'cpu'.
         trusted (Mapping[str, Any], optional): Further classes by their full names,
-            which the caller answers for. Defaults to None.
+            which the caller trusts. Defaults to None.
 
     Raises:
         CheckpointError: If it cannot be fetched, is damaged, or is refused.
@@ -65,7 +65,7 @@ def read_checkpoint(
 
 
 def cannot_be_read(error: Exception) -> CheckpointError:
-    """Return the error of a file that the system or a server does not give."""
+    """Return the error for a failure of the file system or of a server."""
     reason = getattr(error, 'strerror', None) or error
     return CheckpointError(f'cannot be read: {printable(reason)}.')
 
@@ -107,7 +107,7 @@ def download(url: str, path: Path) -> None:
 
 
 def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
-    """Read a file in the format that its first bytes tell."""
+    """Read a file in the format that its first bytes indicate."""
     # Reading a pipe or a device may never end.
     if not stat.S_ISREG(path.stat().st_mode):
         kind = 'Is a directory' if path.is_dir() else 'Is not a regular file'
@@ -134,7 +134,7 @@ def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
 
 
 def _what_else(start: bytes) -> str:
-    """Say what a file is that is no checkpoint, by how it starts."""
+    """Describe a file that is no checkpoint, by its first bytes."""
     if not start:
         return 'is empty: get it again.'
     if start.lstrip().startswith(b'<'):
@@ -176,7 +176,7 @@ def _read_zip(
 
     Raises:
         RefusedError: If it asks for more than to be read as data.
-        Exception: If it is damaged; almost any.
+        Exception: Of almost any type, if it is damaged.
     """
     entries = _list_entries(file, size)
     pickles = [name for name in entries if name.endswith('/data.pkl')]
@@ -207,8 +207,8 @@ def _read_zip(
 def _list_entries(file: io.BufferedReader, size: int) -> dict[str, zipfile.ZipInfo]:
     """Return the entries of a zip by name.
 
-    Programs disagree on which of two entries counts, and on compression; entries that
-    share their bytes would be read again and again.
+    Duplicate names and compression are refused because programs read them differently,
+    overlapping entries because a small file could then take long to read.
     """
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()

@@ -14,7 +14,7 @@ from .errors import CheckpointError, first_few, printable
 from .weights import Shapes, Weights, shapes_of
 
 # Where a file keeps its weights: MMCV and MMEngine in 'state_dict', the original code
-# in 'model', others in the file itself. A moving average is taken if there is no more.
+# in 'model', others in the file itself. A moving average is used if there is no other.
 AVERAGES = ('model_ema', 'state_dict_ema', 'ema_state_dict')
 WEIGHTS = ('state_dict', 'model', *AVERAGES)
 
@@ -130,8 +130,8 @@ def _has_tensors(value: object) -> bool:
 
 
 def _find_backbone(weights: Weights, prefix: str) -> str:
-    """Return what the names of the backbone's weights start with."""
-    # Of the cross-scale embedding: no other network has this name.
+    """Return the prefix of the backbone's weights."""
+    # The cross-scale embedding: no other network has this name.
     part = 'patch_embed.projs.'
     everywhere = {name.partition(part)[0] for name in weights if part in name}
     if not everywhere:
@@ -157,7 +157,7 @@ def _find_backbone(weights: Weights, prefix: str) -> str:
 
 
 def reason_to_drop(name: str) -> str | None:
-    """Return why a weight is not used here; None if it is."""
+    """Return why a weight is not used here, or None if it is."""
     if name.startswith('ema_'):
         return 'a moving average of the weights'
     return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)

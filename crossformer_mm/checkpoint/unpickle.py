@@ -1,8 +1,8 @@
 """A pickle, read as data: nothing that it says is executed.
 
-torch's own weights-only reader differs from version to version, knows whatever the
-process has allowed, and has no limits. This one knows the names in ``names`` and the
-opcodes below, on every torch, and a small file takes it little time and memory.
+torch's weights-only unpickler differs between versions, accepts whatever the process
+has allowed, and does not limit time and memory. This one accepts the names in ``names``
+and the opcodes below with every torch, and limits both.
 """
 
 import pickle
@@ -21,18 +21,18 @@ from .names import KNOWN, STATES, Name, Storage, is_key
 
 LoadMemory = Callable[[torch.dtype, str, str, int], torch.UntypedStorage]
 
-# What to do about a class that is not known, without and with a list of the user's.
+# Advice for an unknown class, where the user cannot and can trust further ones.
 NO_LIST = 'Its author can save the weights only: torch.save(model.state_dict(), FILE)'
 LIST = (
     'If you made it, torch.serialization.add_safe_globals([CLASS]) allows a class of '
     'yours'
 )
 
-# Far beyond an honest checkpoint: it has about 60 opcodes for a weight and the state
-# of its optimizer, and its containers are ten deep.
+# Far above what a legitimate checkpoint needs: about 60 opcodes for a weight and its
+# optimizer state, and containers ten deep.
 MAX_OPCODES = 2_000_000
 MAX_DEPTH = 100
-MAX_ITEMS = 2_000_000  # what is shared counts each time
+MAX_ITEMS = 2_000_000  # a shared item counts each time
 # Bytes that may be made: for each byte of the file, and for any file.
 GROWTH = 8
 FREE_BYTES = 2**26
@@ -60,7 +60,7 @@ class Unpickler(pickle._Unpickler):
             numbers, its key, the device it was on and how many numbers it has.
         size (int): Bytes of the file.
         trusted (Mapping[str, Any], optional): Further classes by full name, which the
-            user answers for. Defaults to None.
+            user trusts. Defaults to None.
     """
 
     pop_mark: Callable[[], list[Any]]  # the standard library's, which has no hint
@@ -84,8 +84,8 @@ class Unpickler(pickle._Unpickler):
         """Return what the pickle holds.
 
         Raises:
-            RefusedError: If it asks for what is not known, or for too much.
-            Exception: If it is damaged; almost any.
+            RefusedError: If it contains an unknown name, or exceeds a limit.
+            Exception: Of almost any type, if it is damaged.
         """
         self.metastack: list[list[Any]] = []
         self.stack: list[Any] = []
@@ -104,8 +104,8 @@ class Unpickler(pickle._Unpickler):
         return result
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name."""
-        # The usual protocol has the name that Python 2 gave the module.
+        """Return what takes the place of a name."""
+        # Protocol 2 writes the module by its name in Python 2.
         module = 'builtins' if module == '__builtin__' else module
         path = f'{module}.{name}'
         found = KNOWN.get(path) or self.trusted.get(path)
@@ -116,11 +116,11 @@ class Unpickler(pickle._Unpickler):
         return found
 
     def is_trusted(self, item: object) -> bool:
-        """Return whether the user answers for a class or function."""
+        """Return whether the user trusts a class or function."""
         return any(item is trusted for trusted in self.trusted.values())
 
     def persistent_load(self, pid: Any) -> Storage:
-        """Return a storage, loaded once."""
+        """Load a storage, or return the one loaded before."""
         require(
             type(pid) is tuple
             and pid[0] == 'storage'
@@ -138,7 +138,7 @@ class Unpickler(pickle._Unpickler):
         return found
 
     def load_frame(self) -> None:
-        """Read on: the length of a frame is of no use here."""
+        """Skip the length of a frame, which is not needed."""
         self.read(8)
 
     # Containers
@@ -173,7 +173,7 @@ class Unpickler(pickle._Unpickler):
     # Objects
 
     def load_reduce(self) -> None:
-        """Call what stands for a name, or what the user trusts."""
+        """Call what takes the place of a name, or what the user trusts."""
         args = self.stack.pop()
         function = self.stack.pop()
         require(type(args) is tuple, 'it calls a function without arguments')
@@ -187,7 +187,7 @@ class Unpickler(pickle._Unpickler):
         self.append(result)
 
     def load_newobj(self) -> None:
-        """Make an object of a class that the user trusts, or call its stand-in."""
+        """Make an object of a class that the user trusts, or do as `load_reduce`."""
         args, kind = self.stack[-1], self.stack[-2]
         if not self.is_trusted(kind):
             return self.load_reduce()
@@ -210,7 +210,7 @@ class Unpickler(pickle._Unpickler):
             vars(target).update(state)
 
     def count_bytes(self, made: object) -> None:
-        """Stop a file of few bytes that makes many, again and again."""
+        """Stop a small file that allocates much memory."""
         self.bytes_left -= sys.getsizeof(made)
         if isinstance(made, Tensor):  # which may repeat its storage
             self.bytes_left -= made.numel() * made.element_size()
@@ -224,11 +224,11 @@ HANDLERS: dict[bytes, Callable[[Any], None]] = {
 
 
 def check_data(result: object) -> None:
-    """Check that all of an object is data, and that its containers end.
+    """Check that an object contains only data, and is neither too deep nor endless.
 
     Raises:
-        RefusedError: If it has a class or function for data, is too deep, or
-            becomes too large where what is shared is copied.
+        RefusedError: If it contains a class or function, is too deep, or would be too
+            large if shared items were copied.
     """
     level, seen = [result], 0
     for _ in range(MAX_DEPTH):

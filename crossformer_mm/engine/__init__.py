@@ -1,6 +1,6 @@
 """Training: the runner, its checks, hooks, an optimizer constructor.
 
-``runner``       MMEngine's runner, with the checks and with whole checkpoints
+``runner``       MMEngine's runner, with the checks and with atomic checkpoints
 ``checks``       checks of the data and weights that a training starts from
 ``resume``       the checkpoint that an interrupted training is resumed from
 ``hooks``        seeds by epoch

@@ -43,21 +43,21 @@ def check_data(*dataloaders: object) -> None:
 
     Raises:
         FileNotFoundError: If a file or folder of a data set that the configs here use
-            is surely missing: its path, and how to get it.
+            is missing; the message says how to get it.
         ValueError: If the classes are one text instead of a sequence of names.
     """
     for dataloader in dataloaders:
         outer = dataloader['dataset'] if isinstance(dataloader, dict) else None
         for dataset in without_wrappers(outer):
             classes = (dataset.get('metainfo') or {}).get('classes')
-            # MMEngine takes a text for the path of a file of names, if there is one.
+            # MMEngine reads the names from a file if this is its path.
             if isinstance(classes, str) and is_missing(classes):
                 raise ValueError(
                     f'metainfo.classes is the text {classes!r}, of which each letter '
                     f'would be a class. A single class is written with a comma: '
                     f'classes=({classes!r},)'
                 )
-            # The keys of other types may mean anything.
+            # Other types may use these keys for something else.
             advice = DATA_HELP.get(type_name(dataset), '')
             for path in dataset_paths(dataset) if advice else ():
                 if is_missing(path, file_clients(dataset)):
@@ -165,7 +165,7 @@ def drop_overwritten(model: nn.Module, load_from: str | None, resume: bool) -> N
             _check_backbone(module, files, *sources[:1])
         elif files:
             later.setdefault(f'{name}.' if name else '', files[-1])
-            # MMEngine loads an entry after the modules inside only by this name.
+            # MMEngine initializes submodules before an entry only if it has this name.
             named = [dict(entry, type='Pretrained') for entry in pretrained]
             module.init_cfg = others + named
 

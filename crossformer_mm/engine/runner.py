@@ -1,4 +1,4 @@
-"""MMEngine's runner, with checks before a training and whole checkpoints."""
+"""MMEngine's runner, with checks before a training and atomic checkpoints."""
 
 import os
 from functools import partial
@@ -20,14 +20,14 @@ from .resume import find_start, warn_if_finished
 
 @RUNNERS.register_module(force=True)
 class CheckedRunner(Runner):
-    """MMEngine's runner, with checks before a training and whole checkpoints.
+    """MMEngine's runner, with checks before a training and atomic checkpoints.
 
-    - Missing data end the command before anything else, with how to get them.
-    - A checkpoint is written under another name and renamed when it is whole, and
-      ``--resume`` goes on from the newest whole one.
+    - Missing data stops the command before anything else; the error says how to get it.
+    - A checkpoint is written under a temporary name and renamed when it is complete.
+      ``--resume`` continues from the newest intact one.
     - A checkpoint of another network is an error; ``strict=False`` in the config loads
       what fits.
-    - Several processes work without GPUs as well, by gloo.
+    - Several processes work without GPUs, with the gloo backend.
 
     A config uses it with ``runner_type='CheckedRunner'``.
     """
@@ -65,7 +65,7 @@ class CheckedRunner(Runner):
         warn_if_finished(self)
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """Load weights; they must be all of this network's."""
+        """Load weights; they must fit this network completely."""
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
         fine_tuning = isinstance(self._train_loop, BaseLoop) and not self._resume
         check_loaded(
@@ -82,7 +82,7 @@ class CheckedRunner(Runner):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Write under another name, then rename: a killed training leaves no half."""
+        """Write under a temporary name, then rename: no partial file is left."""
         save = partial(super().save_checkpoint, out_dir)
         if '://' in out_dir or file_client_args or kwargs.get('backend_args'):
             save(filename, file_client_args, *args, **kwargs)
@@ -118,8 +118,8 @@ class CheckedRunner(Runner):
 
     def _accelerate(self, model: nn.Module) -> None:
         """Exchange the linear layers if oneDNN is faster on this CPU."""
-        # Which layers are faster is measured, and may turn out differently next time.
-        # Then a resumed training would differ in the last bits.
+        # The measurement may turn out differently when the training is resumed, and
+        # the weights would differ in the last bits.
         deterministic = self._randomness_cfg.get('deterministic', False)
         if get_device() == 'cpu' and not deterministic and is_faster_accelerated():
             accelerate_cpu(model)

@@ -80,7 +80,7 @@ def smaller(a: int, b: int) -> int:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return torch.minimum(torch.as_tensor(a), torch.as_tensor(b))
     if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt):
-        # A minimum of symbols stays one, even where their ranges leave no choice.
+        # torch keeps min() of two symbols even if their ranges decide it.
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 
         if statically_known_true(a <= b):
