@@ -71,14 +71,14 @@ def rebuild_tensor(
         type(size) is type(stride) is tuple
         and len(size) == len(stride) <= 64
         and all(type(n) is int and 0 <= n < 2**40 for n in (offset, *size, *stride)),
-        'a tensor has sizes and strides that are no numbers, or none that can be',
+        'a tensor has invalid sizes or strides',
     )
     end = offset
     if 0 not in size:
         end += 1 + sum((n - 1) * step for n, step in zip(size, stride))
     inside = end * storage.dtype.itemsize <= storage.memory.nbytes()
     require(
-        inside and prod(n or 1 for n in size) < 2**62, 'a tensor leaves its storage'
+        inside and prod(n or 1 for n in size) < 2**62, 'a tensor exceeds its storage'
     )
     require(not metadata, 'a tensor is a conjugate or negative view')
     tensor = torch.empty(0, dtype=storage.dtype, device=storage.memory.device)
@@ -93,7 +93,7 @@ def rebuild_tensor_v3(storage: Storage, *args: Any) -> Tensor:
         type(storage) is Storage
         and type(dtype) is torch.dtype
         and str(dtype).startswith(('torch.float8', 'torch.uint')),
-        'a tensor has a dtype that does not belong to its storage',
+        'the dtype of a tensor does not fit its storage',
     )
     return rebuild_tensor(Storage(storage.memory, dtype), *layout, *args[6:])
 
@@ -112,7 +112,7 @@ def rebuild_from_type(
     """Make a tensor that had attributes, without them."""
     call = function.call if type(function) is Name else None
     if call not in (rebuild_tensor, rebuild_tensor_v3, rebuild_parameter):
-        raise RefusedError('a tensor is made by a function that makes none')
+        raise RefusedError('a tensor is made by an unknown function')
     return call(*args)
 
 
@@ -121,7 +121,7 @@ def rebuild_from_type(
 
 def make_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
     """Make a dtype of numbers or text; `set_dtype` gives it the file's byte order."""
-    require(type(code) is str, 'it holds an array of no simple type')
+    require(type(code) is str, 'it holds an array of an invalid type')
     known = NUMPY_CODES.fullmatch(code)
     require(known, f'it holds an array of the type {printable(code)}')
     return np.dtype(code, copy=True)
@@ -135,14 +135,14 @@ def set_dtype(dtype: Any, state: tuple[Any, ...]) -> None:
         and [type(item) for item in state] == [type(item) for item in own]
         and state[1] in tuple('<>|=')
         and (state[0], state[2:]) == (own[0], own[2:]),
-        'it holds a NumPy dtype with a state that NumPy never saves',
+        'it holds a NumPy dtype with an invalid state',
     )
     dtype.__setstate__(state)
 
 
 def make_array(kind: Name, shape: tuple[int, ...], code: bytes) -> np.ndarray:
     """Make an empty array; `set_array` fills it."""
-    require(kind is KNOWN['numpy.ndarray'], 'it has an array of another class')
+    require(kind is KNOWN['numpy.ndarray'], 'it has an array of a subclass')
     return np.empty(0, 'b')
 
 
@@ -156,7 +156,7 @@ def set_array(array: Any, state: tuple[Any, ...]) -> None:
         and all(type(n) is int and 0 <= n < 2**40 for n in shape)
         and has_bytes_of(dtype, raw, prod(shape))
         and prod(n or 1 for n in shape) * dtype.itemsize < 2**62,
-        'an array has other bytes than its shape and dtype need',
+        'the data of an array does not fit its shape and dtype',
     )
     # Copy the dtype: the file could still change the byte order of the original.
     array.__setstate__((1, shape, np.dtype(dtype.str), fortran is True, raw))
@@ -165,7 +165,7 @@ def set_array(array: Any, state: tuple[Any, ...]) -> None:
 def make_scalar(dtype: np.dtype, raw: bytes) -> np.generic:
     """Make a NumPy number from its bytes."""
     whole = has_bytes_of(dtype, raw, 1) and raw
-    require(whole, 'a NumPy number has other bytes than its dtype needs')
+    require(whole, 'the data of a NumPy number does not fit its dtype')
     return np.frombuffer(raw, dtype)[0]
 
 
@@ -218,7 +218,7 @@ def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
 
 def encode(text: str, coding: str) -> bytes:
     """Make bytes of text, as which older pickles save them."""
-    require(type(text) is type(coding) is str, 'it encodes what is no text')
+    require(type(text) is type(coding) is str, 'it encodes something that is not text')
     require(coding == 'latin1', f'it encodes text in {printable(coding)}')
     return text.encode('latin1')
 
@@ -227,7 +227,8 @@ def with_types(call: Callable, *kinds: type) -> Callable:
     """Let a function be called with arguments of these types only."""
 
     def checked(*args: Any) -> Any:
-        require(all(type(a) in kinds for a in args), f'it calls {call} with odd values')
+        known = all(type(a) in kinds for a in args)
+        require(known, f'it calls {call} with invalid arguments')
         return call(*args)
 
     return checked
@@ -235,13 +236,13 @@ def with_types(call: Callable, *kinds: type) -> Callable:
 
 def make_set(items: list[Any]) -> set:
     """Make a set of a list."""
-    require(type(items) is list and all(map(is_key, items)), 'it has an odd set')
+    require(type(items) is list and all(map(is_key, items)), 'it has an invalid set')
     return set(items)
 
 
 def set_metadata(weights: Any, state: dict[str, Any]) -> None:
     """Keep the versions of the modules that have these weights; no other attribute."""
-    require(type(state) is dict, 'an OrderedDict has odd attributes')
+    require(type(state) is dict, 'an OrderedDict has invalid attributes')
     versions = state.get('_metadata')
     if isinstance(versions, dict) and all(
         type(module) is str and isinstance(version, dict)

@@ -144,7 +144,7 @@ def _what_else(start: bytes) -> str:
         )
     if start[257:262] == b'ustar' or start.startswith(COMPRESSED):
         return 'is a tar archive or compressed: give the checkpoint inside.'
-    return 'is no checkpoint, or damaged: it starts as no file of torch.save.'
+    return 'is no checkpoint, or damaged: its first bytes are not those of torch.save.'
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -180,13 +180,13 @@ def _read_zip(
     """
     entries = _list_entries(file, size)
     pickles = [name for name in entries if name.endswith('/data.pkl')]
-    require(len(pickles) == 1, 'it is a zip, but not of torch.save')
+    require(len(pickles) == 1, 'it is a zip file, but not one of torch.save')
     folder = pickles[0].removesuffix('data.pkl')
     code = f'{folder}constants.pkl' in entries
     require(not code, 'it is a TorchScript archive, a program rather than weights')
     if byteorder := entries.get(f'{folder}byteorder'):
         little = _read_entry(file, byteorder).numpy().tobytes() == b'little'
-        require(little, 'its numbers have the byte order of another machine')
+        require(little, 'its numbers are not little-endian')
     restore_location = _get_restore_location(map_location)
 
     def read_storage(
@@ -194,9 +194,9 @@ def _read_zip(
     ) -> torch.UntypedStorage:
         entry = entries.get(f'{folder}data/{key}')
         if entry is None:
-            raise RefusedError('a tensor has a storage that is not there')
+            raise RefusedError('a tensor refers to a missing storage')
         whole = entry.file_size == numel * dtype.itemsize
-        require(whole, 'a storage has another size than its entry')
+        require(whole, 'the size of a storage differs from that of its zip entry')
         content = _to_storage(_read_entry(file, entry), dtype)
         return restore_location(content, location)
 
@@ -213,7 +213,7 @@ def _list_entries(file: io.BufferedReader, size: int) -> dict[str, zipfile.ZipIn
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
     entries = {info.filename: info for info in infos}
-    require(len(entries) == len(infos), 'an entry of its zip is there twice')
+    require(len(entries) == len(infos), 'its zip has two entries of one name')
     stored = all(
         info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
         for info in infos
@@ -266,13 +266,13 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
         type(keys) is list
         and len(keys) == len(storages)
         and storages.keys() == {*keys},
-        'a tensor has a storage that is not there',
+        'a tensor refers to a missing storage',
     )
     for key in keys:
         memory, dtype = storages[key].memory, storages[key].dtype
         numel = int.from_bytes(file.read(8), 'little')
         same_size = numel * dtype.itemsize == len(memory)
-        require(same_size, 'a storage has another size')
+        require(same_size, 'the size of a storage is wrong')
         memory.copy_(_to_storage(_read_bytes(file, len(memory)), dtype))
     return content
 

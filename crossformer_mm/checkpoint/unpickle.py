@@ -126,7 +126,7 @@ class Unpickler(pickle._Unpickler):
             and pid[0] == 'storage'
             and [type(part) for part in pid[1:5]] == [torch.dtype, str, str, int]
             and pid[5:] in ((), (None,)),
-            'it asks for an odd storage',
+            'it has an invalid storage',
         )
         dtype, key, location, numel = pid[1:5]
         if key not in self.storages:
@@ -134,7 +134,7 @@ class Unpickler(pickle._Unpickler):
             self.storages[key] = Storage(memory, dtype)
         found = self.storages[key]
         same_size = found.memory.nbytes() == numel * dtype.itemsize
-        require(found.dtype == dtype and same_size, 'a storage is of two kinds')
+        require(found.dtype == dtype and same_size, 'a storage has two dtypes or sizes')
         return found
 
     def load_frame(self) -> None:
@@ -147,7 +147,8 @@ class Unpickler(pickle._Unpickler):
         """Put items into the set below them."""
         items = self.pop_mark()
         target = self.stack[-1]
-        require(type(target) is set and all(map(is_key, items)), 'it has an odd set')
+        valid = type(target) is set and all(map(is_key, items))
+        require(valid, 'it has an invalid set')
         target.update(items)
 
     def load_setitem(self) -> None:
@@ -163,11 +164,11 @@ class Unpickler(pickle._Unpickler):
         """Put keys and values into the dict on top."""
         target = self.stack[-1]
         is_dict = type(target) in (dict, OrderedDict, Counter)
-        require(is_dict or self.is_trusted(type(target)), 'it fills what is no dict')
+        require(is_dict or self.is_trusted(type(target)), 'it sets items of a non-dict')
         for key, value in zip(items[::2], items[1::2], strict=True):
-            require(is_key(key), f'a {type(key).__name__} is a key')
+            require(is_key(key), f'it has a dict key of type {type(key).__name__}')
             if key in target:
-                raise RefusedError(f'the key {printable(key)} is there twice')
+                raise RefusedError(f'it has the key {printable(key)} twice')
             target[key] = value
 
     # Objects
@@ -181,7 +182,7 @@ class Unpickler(pickle._Unpickler):
             result = function(*args)
         else:
             require(type(function) is Name, f'it calls a {type(function).__name__}')
-            require(function.call, f'it calls {function.path}, which may only be named')
+            require(function.call, f'it calls {function.path}, which is not allowed')
             result = function.call(*args)
             self.count_bytes(result)
         self.append(result)
@@ -214,7 +215,7 @@ class Unpickler(pickle._Unpickler):
         self.bytes_left -= sys.getsizeof(made)
         if isinstance(made, Tensor):  # which may repeat its storage
             self.bytes_left -= made.numel() * made.element_size()
-        require(self.bytes_left >= 0, 'it makes far more than it has bytes')
+        require(self.bytes_left >= 0, 'it allocates far more memory than its size')
 
 
 HANDLERS: dict[bytes, Callable[[Any], None]] = {
@@ -235,7 +236,7 @@ def check_data(result: object) -> None:
         inside: list[Any] = []
         for item in level:
             foreign = isinstance(item, Name | Storage | FunctionType)
-            require(not foreign, 'it has a class or function in the place of data')
+            require(not foreign, 'it has a class or function instead of data')
             if isinstance(item, dict):
                 inside += item.values()
                 inside.append(getattr(item, '_metadata', None))
