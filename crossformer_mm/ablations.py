@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .models.attention import ATTENTIONS, GroupAttention
+from .models.attention import ATTENTIONS, FindGroups, GroupAttention
 from .models.embed import EMBEDDINGS, CrossScaleEmbedding
 from .models.partition import GroupRule
 from .models.position_bias import POSITION_BIASES, DynamicPositionBias
@@ -183,13 +183,13 @@ class PositionedEmbedding(CrossScaleEmbedding):
         return x + position.permute(0, 2, 3, 1)
 
 
-def shifted(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
+def shifted(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, FindGroups]:
     """Use windows in blocks 0, 2, 4, ..., shifted windows in 1, 3, 5, ..."""
     attention = ShiftedWindowAttention if block % 2 else GroupAttention
     return attention(**args), rule.sda
 
 
-def reduction(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, Any]:
+def reduction(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, FindGroups]:
     """Use spatial reduction by the interval: 8, 4, 2 and 1 in both papers."""
     if rule.interval is None:
         raise ValueError(

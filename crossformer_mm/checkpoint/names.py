@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import RefusedError, printable, require
@@ -42,7 +43,7 @@ class Name:
     """
 
     path: str
-    call: Callable | None
+    call: Callable[..., Any] | None
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def rebuild_from_type(
 # NumPy
 
 
-def make_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
+def make_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype[Any]:
     """Make a dtype of numbers or text; `set_dtype` gives it the file's byte order."""
     require(type(code) is str, 'it holds an array of an invalid type')
     known = NUMPY_CODES.fullmatch(code)
@@ -140,7 +141,7 @@ def set_dtype(dtype: Any, state: tuple[Any, ...]) -> None:
     dtype.__setstate__(state)
 
 
-def make_array(kind: Name, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+def make_array(kind: Name, shape: tuple[int, ...], code: bytes) -> NDArray[Any]:
     """Make an empty array; `set_array` fills it."""
     require(kind is KNOWN['numpy.ndarray'], 'it has an array of a subclass')
     return np.empty(0, 'b')
@@ -162,7 +163,7 @@ def set_array(array: Any, state: tuple[Any, ...]) -> None:
     array.__setstate__((1, shape, np.dtype(dtype.str), fortran is True, raw))
 
 
-def make_scalar(dtype: np.dtype, raw: bytes) -> np.generic:
+def make_scalar(dtype: np.dtype[Any], raw: bytes) -> np.generic:
     """Make a NumPy number from its bytes."""
     whole = has_bytes_of(dtype, raw, 1) and raw
     require(whole, 'the data of a NumPy number does not fit its dtype')
@@ -184,7 +185,7 @@ def has_bytes_of(dtype: object, raw: object, count: int) -> bool:
 # The log of MMEngine
 
 
-def get_statistic(owner: Name, name: str) -> Callable:
+def get_statistic(owner: Name, name: str) -> Callable[..., Any]:
     """Stand in for ``getattr``, by which a HistoryBuffer pickles its statistics."""
     require(type(name) is str, 'it asks for getattr without a name')
     path = owner.path if type(owner) is Name else type(owner).__name__
@@ -223,7 +224,7 @@ def encode(text: str, coding: str) -> bytes:
     return text.encode('latin1')
 
 
-def with_types(call: Callable, *kinds: type) -> Callable:
+def with_types(call: Callable[..., Any], *kinds: type) -> Callable[..., Any]:
     """Let a function be called with arguments of these types only."""
 
     def checked(*args: Any) -> Any:
@@ -234,7 +235,7 @@ def with_types(call: Callable, *kinds: type) -> Callable:
     return checked
 
 
-def make_set(items: list[Any]) -> set:
+def make_set(items: list[Any]) -> set[Any]:
     """Make a set of a list."""
     require(type(items) is list and all(map(is_key, items)), 'it has an invalid set')
     return set(items)
@@ -261,7 +262,7 @@ def is_key(value: object, in_tuple: bool = False) -> bool:
     return isinstance(value, str | bytes | float | bool | None | np.generic)
 
 
-CALLS: dict[str, Callable | None] = {
+CALLS: dict[str, Callable[..., Any] | None] = {
     'torch._utils._rebuild_tensor': rebuild_tensor,
     'torch._utils._rebuild_tensor_v2': rebuild_tensor,
     'torch._utils._rebuild_tensor_v3': rebuild_tensor_v3,
@@ -325,7 +326,7 @@ KNOWN: dict[str, Any] = {
     **{f'{HISTORY}.{name}': getattr(HistoryBuffer, name) for name in STATISTICS},
 }
 # What sets the state of an object of these classes.
-STATES: dict[type, Callable] = {
+STATES: dict[type, Callable[[Any, Any], None]] = {
     OrderedDict: set_metadata,
     np.dtype: set_dtype,
     np.ndarray: set_array,

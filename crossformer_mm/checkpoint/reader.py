@@ -27,7 +27,8 @@ ZIP_START = b'PK\x03\x04'
 # A pickled number, which a file of torch before 1.6 starts with.
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
-MapLocation = str | torch.device | dict[str, str] | Callable | None
+Restore = Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
+MapLocation = str | torch.device | dict[str, str] | Restore | None
 Trusted = Mapping[str, Any] | None
 
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from ..ops import attention
 from .partition import Grouping, GroupRule
 
+FindGroups = Callable[[int, int], Grouping]  # from the height and width of a map
+
 
 class GroupAttention(nn.Module):
     """Multi-head self-attention among the tokens of each group.
@@ -59,7 +61,7 @@ class GroupAttention(nn.Module):
 
 def long_short_distance(
     block: int, rule: GroupRule, **args: Any
-) -> tuple[nn.Module, Callable[[int, int], Grouping]]:
+) -> tuple[nn.Module, FindGroups]:
     """Make the attention of a block: SDA in blocks 0, 2, 4, ..., LDA in 1, 3, 5, ...
 
     Returns:
@@ -69,6 +71,6 @@ def long_short_distance(
 
 
 # By the argument `attention`: makes the attention of a block. `ablations` adds others.
-ATTENTIONS: dict[str, Callable[..., tuple[nn.Module, Callable]]] = {
+ATTENTIONS: dict[str, Callable[..., tuple[nn.Module, FindGroups]]] = {
     'lsda': long_short_distance
 }

@@ -4,6 +4,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .init_cfg import InitCfg
+
 
 @MODELS.register_module(force=True)
 class NormalizedPooling(BaseModule):
@@ -16,7 +18,7 @@ class NormalizedPooling(BaseModule):
         init_cfg (dict, optional): MMEngine's initialization config. Defaults to None.
     """
 
-    def __init__(self, in_channels: int, init_cfg: dict | None = None) -> None:
+    def __init__(self, in_channels: int, init_cfg: InitCfg = None) -> None:
         super().__init__(init_cfg)
         self.norm = nn.LayerNorm(in_channels)
 

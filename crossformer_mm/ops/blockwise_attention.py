@@ -140,7 +140,7 @@ class _BlockwiseAttention(torch.autograd.Function):
 
 def compiled_operator(
     schema: str, empty_results: Callable[..., Any]
-) -> Callable[[Callable], Callable]:
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a function a single node of the graphs of ``torch.compile``.
 
     It unrolls loops (pytorch/pytorch#111441): those over blocks would be compiled for
@@ -151,7 +151,7 @@ def compiled_operator(
         empty_results (Callable): Makes results of the right shape from the arguments.
     """
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         if not hasattr(torch.library, 'custom_op'):  # before torch 2.4
             return function
         name = f'crossformer_mm::{function.__name__}'
