@@ -11,8 +11,8 @@ from tests.helpers import MIM, TORCH_21, make_mini, mim_name
 NOT_IN_TORCH_21 = {
     'test_memory.py': 'its profiler tells no time of an allocation',
     'test_get_flops.py': 'its counter knows no parts of a network',
-    'test_nothing_waits_for_a_gpu': 'its fake CUDA tensors need a driver',
-    'test_fake_tensors_then_real_ones': 'its fake tensors take no generator',
+    'test_no_gpu_synchronization': 'its fake CUDA tensors need a driver',
+    'test_real_tensors_after_fake_tensors': 'its fake tensors take no generator',
 }
 
 # Classification has an environment of its own: make test-cls.

@@ -158,7 +158,7 @@ def attempt(way, source, folder):
     return json.loads(answer)
 
 
-def faults(case, way, result, new_files, honest_bytes):
+def faults(case, way, result, new_files, extra_bytes):
     """List what is wrong with the outcome of a try."""
     if result['outcome'] not in ('refused', 'loaded'):
         return [result['outcome'] + ': ' + result.get('message', '')[-600:]]
@@ -176,7 +176,7 @@ def faults(case, way, result, new_files, honest_bytes):
     # Of work: a machine that has more to do makes it wait, up to the alarm.
     if result['busy'] > SECONDS:
         found.append(f'{result["busy"]:.1f} s of work, {result["seconds"]:.1f} s')
-    if result['memory'] > BYTES + honest_bytes:
+    if result['memory'] > BYTES + extra_bytes:
         found.append(f'{result["memory"] / 1e6:.0f} MB')
     if result['changed']:
         found.append('changed a class')

@@ -70,7 +70,7 @@ def checkpoint(**extra):
     return {'model': kinds.classifier_weights('tiny'), 'state_dict': {}, **extra}
 
 
-def save_beside_weights(make, path):
+def save_with_weights(make, path):
     """Save an object in a file whose weights are whole."""
     save(checkpoint(extra=make() if callable(make) else make), path)
 
@@ -94,14 +94,14 @@ FUNCTIONS = [
 
 def call_by_name(name, path):
     module, _, function = name.rpartition('.')
-    save_beside_weights(Calls(named(function, module), str(path) + '.mark'), path)
+    save_with_weights(Calls(named(function, module), str(path) + '.mark'), path)
 
 
 add('calls', {name: name for name in FUNCTIONS}, call_by_name)
 add(
     'calls',
     {f'{name} in a tuple': name for name in hostile_objects('mark')},
-    lambda name, path: save_beside_weights(
+    lambda name, path: save_with_weights(
         (hostile_objects(f'{path}.mark')[name],), path
     ),
 )
@@ -382,7 +382,7 @@ def truth_values_of_other_numbers(path):
     write_pickle(pickled, path, {'0': bytes(range(240, 256))})
 
 
-def odd_weight(change, path):
+def save_invalid_weight(change, path):
     """Save a classifier with a weight that is none."""
     weights = kinds.classifier_weights('tiny')
     weights['norm.bias'] = change(weights['norm.bias'])
@@ -396,7 +396,7 @@ def quantize(weight):
     return torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
 
 
-ODD_WEIGHTS = {
+INVALID_WEIGHTS = {
     'sparse': lambda weight: weight.to_sparse(),
     'sparse rows': lambda weight: torch.eye(4).to_sparse_csr(),
     'quantized': quantize,
@@ -405,8 +405,8 @@ ODD_WEIGHTS = {
     'conjugate weight': lambda weight: torch.complex(weight, weight).conj(),
 }
 if torch.__version__ < '2.4':
-    del ODD_WEIGHTS['nested']  # which that torch cannot save
-add('tensors', ODD_WEIGHTS, odd_weight)
+    del INVALID_WEIGHTS['nested']  # which that torch cannot save
+add('tensors', INVALID_WEIGHTS, save_invalid_weight)
 
 # NumPy and the log
 
@@ -516,7 +516,7 @@ NUMPY = {
     ),
     'statistic for data': lambda: HistoryBuffer.mean,
 }
-add('NumPy', NUMPY, save_beside_weights)
+add('NumPy', NUMPY, save_with_weights)
 
 # The zip
 

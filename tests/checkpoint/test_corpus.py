@@ -7,7 +7,7 @@ from tests.checkpoint.corpus import CASES
 from tests.helpers import ROOT
 
 
-def test_each_file_on_one_way():
+def test_each_file_through_one_entry_point():
     command = [
         sys.executable,
         '-W',

@@ -58,13 +58,13 @@ def check_all(folder):
             assert_same(loaded, expected, path.name)
 
 
-def test_of_this_torch(tmp_path):
+def test_files_of_this_torch(tmp_path):
     honest.write_all(tmp_path)
     check_all(tmp_path)
 
 
 @pytest.mark.parametrize('archive', ARCHIVES, ids=lambda path: path.stem)
-def test_of_other_versions(archive, tmp_path):
+def test_files_of_other_versions(archive, tmp_path):
     with zipfile.ZipFile(archive) as files:
         files.extractall(tmp_path)
     check_all(tmp_path)
@@ -78,7 +78,7 @@ def test_tied_weights_stay_tied(tmp_path):
 
 
 @pytest.mark.parametrize('dtype', ['uint16', 'float8_e4m3fn'])
-def test_numbers_of_newer_types(dtype, tmp_path):
+def test_newer_dtypes(dtype, tmp_path):
     if not hasattr(torch, 'uint16'):
         pytest.skip('this torch saves none of them')
     tensor = torch.ones(3).to(getattr(torch, dtype))

@@ -46,7 +46,7 @@ def test_resume(tmp_path):
     assert len(losses.data[0]) == 4
 
 
-def test_torch_load_itself_is_allowed_nothing(tmp_path):
+def test_allowlist_of_torch_load_is_unchanged(tmp_path):
     """Importing the package must not weaken the process's own ``torch.load``."""
     torch.save({'history': history()}, tmp_path / 'ours.pth')
     assert load(tmp_path / 'ours.pth')['history'].max() == 3
@@ -61,7 +61,7 @@ def test_torch_load_itself_is_allowed_nothing(tmp_path):
 
 
 @with_safe_globals
-def test_beside_what_the_user_allows(tmp_path):
+def test_safe_globals_of_the_user(tmp_path):
     """The usual list has the names of ours; a class of the user's own is let in."""
     own = Fraction(1, 3)
     torch.save({'history': history()}, tmp_path / 'log.pth')
@@ -83,7 +83,7 @@ def test_beside_what_the_user_allows(tmp_path):
             read_checkpoint(str(tmp_path / 'own.pth'))
 
 
-def test_versions_of_modules_are_kept(tmp_path):
+def test_module_versions_are_kept(tmp_path):
     """Modules rename old weights by them, such as MMCV's deformable convolutions."""
     weights = nn.BatchNorm2d(3).state_dict()
     weights.get = weights.items = torch.Size
@@ -105,7 +105,7 @@ def test_map_location(map_location, tmp_path):
     assert loaded['x'].tolist() == [0, 1, 2]
 
 
-def test_history_is_a_real_one_again_and_saved_as_such(tmp_path):
+def test_history_buffer_round_trip(tmp_path):
     torch.save({'history': history()}, tmp_path / 'a.pth')
     loaded = load(tmp_path / 'a.pth')['history']
     assert type(loaded) is HistoryBuffer
@@ -142,7 +142,7 @@ def test_numpy_1_and_2(package, tmp_path):
 
 
 @pytest.mark.parametrize('name', list(hostile_objects('mark')))
-def test_a_file_that_would_run_code_is_refused(name, tmp_path):
+def test_files_that_run_code_are_refused(name, tmp_path):
     mark = tmp_path / 'mark'
     content = {'state_dict': {}, 'message_hub': {'x': hostile_objects(mark)[name]}}
     save(content, tmp_path / 'file.pth')
@@ -166,7 +166,7 @@ def test_a_file_that_would_run_code_is_refused(name, tmp_path):
         dict(max_length='1'),
     ],
 )
-def test_a_history_that_would_change_all_others_is_refused(
+def test_modified_history_buffers_are_refused(
     changes, tmp_path, monkeypatch
 ):
     state = {
@@ -187,7 +187,7 @@ def test_a_history_that_would_change_all_others_is_refused(
     assert set(HistoryBuffer._statistics_methods) == {'min', 'max', 'current', 'mean'}
 
 
-def test_a_statistic_of_the_users_own(tmp_path, monkeypatch):
+def test_statistic_registered_by_the_user(tmp_path, monkeypatch):
     monkeypatch.setattr(
         HistoryBuffer, '_statistics_methods', {**HistoryBuffer._statistics_methods}
     )
@@ -207,7 +207,7 @@ def test_a_statistic_of_the_users_own(tmp_path, monkeypatch):
         assert loaded.statistics('median') == 2
 
 
-def test_a_download_that_is_cut_off_is_named(tmp_path, monkeypatch, server):
+def test_truncated_download_error_names_the_file(tmp_path, monkeypatch, server):
     """MMEngine keeps what it downloads, torch's downloader even half a file."""
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     torch.save({'x': torch.arange(3)}, tmp_path / 'a.pth')

@@ -96,7 +96,7 @@ HOSTILE = list(hostile_objects('mark'))
 
 @pytest.mark.parametrize('name', HOSTILE)
 @pytest.mark.parametrize('place', ['top', 'model', 'config'])
-def test_a_file_that_would_run_code_is_refused_by_name(name, place, path):
+def test_refusal_names_the_called_function(name, place, path):
     mark = path.with_name('mark')
     hostile = hostile_objects(mark)[name]
     content = {'model': kinds.classifier_weights('tiny'), **kinds.original_entries()}
@@ -114,7 +114,7 @@ def test_a_file_that_would_run_code_is_refused_by_name(name, place, path):
     assert not mark.exists()
 
 
-def test_the_hostile_files_would_work(tmp_path):
+def test_hostile_files_run_code_without_protection(tmp_path):
     """Unpickled freely, most of them leave their mark: they test something."""
     marks = []
     for i, name in enumerate(('posix.system', 'os.system', 'eval', 'exec', 'io.open')):
@@ -125,7 +125,7 @@ def test_the_hostile_files_would_work(tmp_path):
     assert all(marks)
 
 
-def test_yacs_need_not_be_installed(path, monkeypatch):
+def test_yacs_is_optional(path, monkeypatch):
     kinds.classifier(path, 'tiny')
     monkeypatch.setitem(sys.modules, 'yacs', None)
     monkeypatch.setitem(sys.modules, 'yacs.config', None)

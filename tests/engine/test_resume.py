@@ -344,7 +344,7 @@ def quick():
 @example(LOAD_FROM_DROPPED)
 @example(LOAD_FROM_AND_NEWER)
 @example(DONE)
-def test_what_is_resumed_is_what_the_oracle_says(history):
+def test_resume_matches_the_oracle(history):
     with tempfile.TemporaryDirectory() as root:
         folder = Folder(Path(root))
         for run, faults in history:

@@ -25,9 +25,9 @@ SIZES = [(64, 96), (67, 99)]
 SWIN_FAILS = {
     'test_modules_in_other_dtypes[swin-bfloat16]': 'its drop path makes float32',
     'test_modules_in_other_dtypes[swin-float16]': 'its drop path makes float32',
-    'test_a_trace_is_right_at_another_size[swin]': 'sizes are constants of the trace',
-    'test_checkpoint_around_it[swin-reentrant]': 'no gradient arrives',
-    'test_an_empty_batch_is_one_clear_error[swin]': 'a reshape fails',
+    'test_trace_at_other_sizes[swin]': 'sizes are constants of the trace',
+    'test_activation_checkpoint_around_the_model[swin-reentrant]': 'no gradient arrives',
+    'test_empty_batch_is_an_error[swin]': 'a reshape fails',
 }
 
 
@@ -270,7 +270,7 @@ def test_forward_mode(make):
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_a_trace_is_right_at_another_size(make):
+def test_trace_at_other_sizes(make):
     model = make()
     traced = torch.jit.trace(model, images())  # in training mode, with its check
     model.eval()
@@ -313,7 +313,7 @@ def test_legacy_onnx_exporter(make, opset, dynamic):
         )
 
 
-def test_fake_tensors_then_real_ones(make):
+def test_real_tensors_after_fake_tensors(make):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     model = evaluating(make())
@@ -326,7 +326,7 @@ def test_fake_tensors_then_real_ones(make):
 
 @pytest.mark.skipif(torch.version.cuda is None, reason='no CUDA build of torch')
 @pytest.mark.parametrize('training', [True, False])
-def test_nothing_waits_for_a_gpu(make, training):
+def test_no_gpu_synchronization(make, training):
     """Fake CUDA tensors know no data: a look at it, or another device, raises."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -376,7 +376,7 @@ class LowRank(nn.Module):
         return self.layer(x) + self.up(self.down(x))
 
 
-def test_each_linear_in_an_adapter(make):
+def test_adapters_around_linear_layers(make):
     model = make()
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -460,7 +460,7 @@ def gradients(model, run):
 
 
 @pytest.mark.parametrize('reentrant', [True, False], ids=['reentrant', 'not'])
-def test_checkpoint_around_it(make, reentrant):
+def test_activation_checkpoint_around_the_model(make, reentrant):
     model = in_mode(make(), True)
     expected = gradients(model, lambda: model(images()))
     x = images().requires_grad_()
@@ -481,6 +481,6 @@ def test_saved_tensors_on_the_cpu_and_anomaly_mode(make):
         torch.testing.assert_close(gradients(model, lambda: model(images())), expected)
 
 
-def test_an_empty_batch_is_one_clear_error(make):
+def test_empty_batch_is_an_error(make):
     with pytest.raises(ValueError, match=r'no image.*\[0, 3, 64, 96\]'):
         make()(images(batch=0))

@@ -178,7 +178,7 @@ def test_gradcheck(lda_mode):
         (dict(in_channels=0), 'in_channels.*0'),
     ],
 )
-def test_wrong_arguments_are_named(kwargs, message):
+def test_invalid_argument_errors(kwargs, message):
     with pytest.raises(ValueError, match=message):
         CrossFormer(**kwargs)
 
@@ -193,11 +193,11 @@ def test_wrong_arguments_are_named(kwargs, message):
         (dict(pretrained=None), dict()),
     ],
 )
-def test_original_names_of_arguments(old, new):
+def test_original_argument_names(old, new):
     assert str(CrossFormer('T', **old)) == str(CrossFormer('T', **new))
 
 
-def test_a_path_is_a_pretrained_init_cfg():
+def test_path_as_init_cfg():
     expected = dict(type='Pretrained', checkpoint='x.pth')
     for name in ('pretrained', 'init_cfg'):
         assert CrossFormer('T', **{name: 'x.pth'}).init_cfg == [expected]
@@ -213,7 +213,7 @@ def test_a_path_is_a_pretrained_init_cfg():
         (dict(patch_size=[4], patch_sizes=[4]), 'older name of patch_sizes'),
     ],
 )
-def test_arguments_without_a_place_are_named(kwargs, message):
+def test_unsupported_argument_errors(kwargs, message):
     with pytest.raises(ValueError, match=message):
         CrossFormer('T', **kwargs)
 
@@ -227,14 +227,14 @@ def test_arguments_without_a_place_are_named(kwargs, message):
         ((1, 3, 64, 0), 'no image'),
     ],
 )
-def test_wrong_input_is_named(shape, message):
+def test_invalid_input_errors(shape, message):
     with pytest.raises(ValueError, match=message):
         tiny()(torch.randn(shape))
 
 
 @pytest.mark.parametrize('lda_mode', ['interval', 'group'])
 @pytest.mark.parametrize('size', [(24, 100), (61, 31), (1, 1)])
-def test_short_sides_are_padded_to_32_inside(lda_mode, size):
+def test_short_sides_are_padded_to_32(lda_mode, size):
     model = tiny(lda_mode=lda_mode).eval()
     images = torch.randn(2, 3, *size)
     height, width = size

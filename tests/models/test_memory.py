@@ -34,7 +34,7 @@ def test_recomputing_blocks_halves_the_memory(lda_mode):
     assert recomputed < plain / 2
 
 
-def test_scores_are_never_held_at_once():
+def test_attention_scores_are_not_all_held_at_once():
     # 1024 tokens in each of 16 groups: the scores alone of the first stage's long
     # distance attention would take 192 MiB, and their gradients as much.
     images = torch.rand(1, 3, 512, 512)

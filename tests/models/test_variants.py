@@ -50,7 +50,7 @@ def test_original_backbone_dict_builds_unchanged():
     assert isinstance(model, crossformer_mm.CrossFormer_S)
 
 
-def test_prefix_form_and_child_scopes_find_it():
+def test_lookup_by_prefix_and_from_child_scopes():
     child = Registry('model', parent=MODELS, scope='some_codebase')
     with DefaultScope.overwrite_default_scope('some_codebase'):
         for name in ('CrossFormer_S', 'crossformer_mm.CrossFormer_S'):

@@ -77,7 +77,7 @@ def test_values_and_gradients(attention, with_bias, size, blocks):
 
 
 @pytest.mark.parametrize(('size', 'interval'), [((3, 5), 2), ((2, 3), 1)])
-def test_gradcheck_of_both_orders(size, interval):
+def test_first_and_second_order_gradcheck(size, interval):
     grouping = GROUPING._replace(interval=interval)
 
     def attend(qkv, table):
@@ -89,7 +89,7 @@ def test_gradcheck_of_both_orders(size, interval):
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('size', [FULL, PADDED, HOLLOW, (16, 24)])
-def test_gradients_in_half_precision_are_as_exact_as_the_values(dtype, size):
+def test_half_precision_gradients_are_as_accurate_as_the_values(dtype, size):
     """Scores in half precision made the gradients' error 3 to 4 times the values'."""
     torch.manual_seed(0)
     qkv, table = inputs(size)

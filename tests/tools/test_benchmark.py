@@ -60,7 +60,7 @@ def test_table_holds_medians_and_ratios_to_the_first(measurements):
     assert len(cells) == 4
 
 
-def test_exponent_is_of_what_the_network_adds(measurements):
+def test_exponent_excludes_idle_memory(measurements):
     from parts.benchmark_report import draw, exponent
 
     assert exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)

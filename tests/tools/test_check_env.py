@@ -77,7 +77,7 @@ def test_this_environment_is_healthy():
     assert wanted in lines['mmdet'] and wanted in lines['mmsegmentation']
 
 
-def test_nothing_installed_still_gets_a_line_per_part():
+def test_empty_environment_gets_a_line_per_part():
     code, lines = examine('-I', '-S')
     assert code == 1
     assert list(lines) == PARTS
@@ -114,7 +114,7 @@ def test_several_broken_parts(tmp_path):
 
 
 @pytest.mark.parametrize(('version', 'warned'), [('2.9.1', True), ('2.12.0', False)])
-def test_a_torch_whose_reader_is_unsafe(version, warned, tmp_path):
+def test_torch_with_an_unsafe_reader(version, warned, tmp_path):
     fake_distribution(tmp_path, 'torch', version)
     _, lines = examine(path=tmp_path)
     assert lines['torch'].startswith('warn')
@@ -131,7 +131,7 @@ def test_a_broken_numpy_is_reported(doctor, tmp_path):
     assert f'pip install --no-deps {doctor.PINS.pin("numpy")}' in lines['numpy']
 
 
-def test_the_word_segmenter(doctor, tmp_path, monkeypatch):
+def test_mmseg_word_segmenter(doctor, tmp_path, monkeypatch):
     assert doctor.check_mmseg_namesake().verdict == 'ok'
     fake_distribution(tmp_path, 'mmseg', '1.0.0')
     monkeypatch.syspath_prepend(tmp_path)
@@ -141,7 +141,7 @@ def test_the_word_segmenter(doctor, tmp_path, monkeypatch):
     assert ('onedl-' if ONEDL else ' ') + 'mmsegmentation==1.' in check.fix
 
 
-def test_an_untried_version_is_no_failure(doctor, tmp_path, monkeypatch):
+def test_untested_version_is_a_warning(doctor, tmp_path, monkeypatch):
     fake_distribution(tmp_path, 'numpy', '9.9.9')
     monkeypatch.syspath_prepend(tmp_path)
     check = doctor.check_package('numpy', 'numpy')
@@ -149,7 +149,7 @@ def test_an_untried_version_is_no_failure(doctor, tmp_path, monkeypatch):
     assert doctor.PINS.pin('numpy') in check.fix
 
 
-def test_a_missing_dependency_is_named_rather_than_its_user(
+def test_missing_dependency_is_named(
     doctor, tmp_path, monkeypatch
 ):
     (tmp_path / 'needs_ftfy.py').write_text(
@@ -161,7 +161,7 @@ def test_a_missing_dependency_is_named_rather_than_its_user(
     assert check.fix.endswith(doctor.PINS.pin('ftfy'))
 
 
-def test_a_driver_that_torch_cannot_use_is_a_warning(doctor, monkeypatch):
+def test_driver_unusable_by_torch_is_a_warning(doctor, monkeypatch):
     monkeypatch.setattr(doctor, 'compute_capability', lambda: '9.0')
     monkeypatch.setattr('torch.version.cuda', None)
     check = doctor.check_cuda()

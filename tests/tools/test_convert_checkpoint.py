@@ -67,7 +67,7 @@ def test_report(small_variants, convert, tmp_path):
     assert ['SHA-256', sha256(target)] in lines
 
 
-def test_half_precision_is_said(small_variants, convert, tmp_path):
+def test_report_of_half_precision(small_variants, convert, tmp_path):
     weights = kinds.classifier_weights('tiny')
     halves = {name: tensor.half() for name, tensor in weights.items()}
     torch.save(halves, tmp_path / 'a.pth')
@@ -142,7 +142,7 @@ def tiny_classifier(path):
         (tiny_classifier, ['--to', 'segmentor'], 'no segmentor can be made of it'),
     ],
 )
-def test_one_error_and_no_file(make, options, error, small_variants, convert, tmp_path):
+def test_error_writes_no_file(make, options, error, small_variants, convert, tmp_path):
     source = tmp_path / 'a.pth'
     make(source)
     target = [] if '--inspect' in options else [tmp_path / 'b.pth']
@@ -162,7 +162,7 @@ def test_one_error_and_no_file(make, options, error, small_variants, convert, tm
         ('b.safetensors', 'take .pth, or only the backbone by --to backbone'),
     ],
 )
-def test_targets_that_cannot_be(target, error, small_variants, convert, tmp_path):
+def test_invalid_targets(target, error, small_variants, convert, tmp_path):
     source = tmp_path / 'a.pth'
     kinds.classifier(source, 'tiny')
     before = source.read_bytes()

@@ -103,7 +103,7 @@ def out_files(folder):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_network_stops(images, mini_coco, tmp_path):
+def test_checkpoint_of_another_network_is_an_error(images, mini_coco, tmp_path):
     other = ROOT / 'configs' / 'retinanet_crossformer_t_fpn_1x_coco.py'
     weights = checkpoint(DETECTOR, tmp_path, ['a', 'b', 'c', 'd', 'e'])
     run = demo(
@@ -117,7 +117,7 @@ def test_a_checkpoint_of_another_network_stops(images, mini_coco, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_what_cannot_be_done(images, tmp_path):
+def test_invalid_arguments(images, tmp_path):
     weights = tmp_path / 'weights.pth'
     weights.touch()
     files = ('--config', DETECTOR, '--checkpoint', weights)

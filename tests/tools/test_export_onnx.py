@@ -274,7 +274,7 @@ def test_masks_are_pasted_as_by_mmdet(parts_on_path):
         assert abs(expected[differs] - 0.5).max(initial=0) < 1e-4  # rounding
 
 
-def test_another_head_is_refused(parts_on_path):
+def test_uncovered_head_is_an_error(parts_on_path):
     from mmengine.hub import get_config
 
     from parts.onnx_networks import NotCovered, whole_network
@@ -293,7 +293,7 @@ def test_run_onnx_needs_no_torch():
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
-def test_what_cannot_be_done(images, tmp_path):
+def test_invalid_arguments(images, tmp_path):
     weights = tmp_path / 'weights.pth'
     weights.touch()
     out = tmp_path / 'out.onnx'

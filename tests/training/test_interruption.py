@@ -68,7 +68,7 @@ class Training:
         return read_checkpoint(str(self.work_dir / f'epoch_{EPOCHS}.pth'))
 
 
-def kill_in_the_middle_of_a_write(training, process):
+def kill_while_writing(training, process):
     """Wait for one more checkpoint, then for the next that is written half."""
     before, start = training.saved(), time.time()
     while training.saved() <= before or not training.is_writing(since=start):
@@ -99,7 +99,7 @@ def test_killed_trainings_end_with_the_same_weights(mini_coco, tmp_path):
 
     killed = Training(tmp_path / 'killed', mini_coco)
     for i in range(KILLS):
-        kill_somewhere = (kill_in_the_middle_of_a_write, kill_at_a_random_iteration)
+        kill_somewhere = (kill_while_writing, kill_at_a_random_iteration)
         kill_somewhere[i % 2](killed, killed.start('--resume'))
         print(f'kill {i + 1}: {sorted(killed.saved())} of {EPOCHS} epochs')
         for name in killed.saved():

@@ -102,7 +102,7 @@ def write_set(root, names):
 
 
 @pytest.mark.slow
-def test_odd_images_train_and_are_evaluated(mim, tmp_path):
+def test_training_and_evaluation_on_unusual_images(mim, tmp_path):
     root = tmp_path / 'coco'
     names = READABLE | {
         'dot.png': lambda path: draw('RGB', 1, 1).save(path),
@@ -126,7 +126,7 @@ def test_odd_images_train_and_are_evaluated(mim, tmp_path):
 
 
 @pytest.mark.parametrize('name', READABLE)
-def test_what_is_left_of_the_annotations(tmp_path, monkeypatch, name):
+def test_invalid_annotations_are_dropped(tmp_path, monkeypatch, name):
     write_set(tmp_path, {name: READABLE[name]})
     (sample,) = load(tmp_path, monkeypatch, workers=0)
     assert sample['inputs'].shape[0] == 3
@@ -142,7 +142,7 @@ def test_what_is_left_of_the_annotations(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize('name', UNREADABLE)
-def test_unreadable_images_are_named(tmp_path, monkeypatch, name):
+def test_unreadable_image_error_names_the_file(tmp_path, monkeypatch, name):
     save, message = UNREADABLE[name]
     write_set(tmp_path, {name: save})
     with pytest.raises(Exception, match=message):

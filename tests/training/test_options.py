@@ -28,7 +28,7 @@ def plain(short_training):
     return short_training(SEGMENTOR, visualizer__vis_backends=backends)
 
 
-def test_the_log(plain):
+def test_logged_values(plain):
     assert len(logged(plain, 'loss')) == 4
     assert logged(plain, 'loss').isfinite().all()
     assert (logged(plain, 'grad_norm') > 0).all()
@@ -37,7 +37,7 @@ def test_the_log(plain):
     assert list(Path(plain.log_dir, 'vis_data').glob('events.out.tfevents.*'))
 
 
-def test_recomputing_blocks_changes_nothing(short_training, plain):
+def test_recomputing_blocks_gives_the_same_losses(short_training, plain):
     recomputed = short_training(SEGMENTOR, model__backbone__with_cp=True)
     losses = [logged(runner, 'loss') for runner in (recomputed, plain)]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_losses(short_training, plain):
     assert torch.equal(logged(again, 'grad_norm'), logged(plain, 'grad_norm'))
 
 
-def test_some_of_the_stages(short_training):
+def test_subset_of_output_stages(short_training):
     runner = short_training(
         SEGMENTOR,
         model__backbone__out_indices=(1, 2),

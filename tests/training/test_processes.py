@@ -64,7 +64,7 @@ TWO = ('--launcher', 'pytorch', '--gpus', '2')
 
 
 @pytest.mark.slow
-def test_two_processes_step_as_one_with_twice_the_batch(
+def test_two_processes_match_one_with_twice_the_batch(
     weights_after, mini_ade20k, tmp_path, monkeypatch
 ):
     monkeypatch.setenv('ADE20K_ROOT', str(mini_ade20k))
@@ -81,7 +81,7 @@ def test_two_processes_step_as_one_with_twice_the_batch(
 
 
 @pytest.mark.slow
-def test_two_processes_step_the_detector_as_one(
+def test_two_detector_processes_match_one(
     weights_after, mini_coco, tmp_path, monkeypatch
 ):
     """The same image twice, and all samples: a detector's losses are normalized by how
