@@ -26,7 +26,7 @@ def recorded(request):
     return model, image, outputs, records
 
 
-def test_each_block_is_recorded_and_nothing_stays_behind(recorded):
+def test_each_block_is_recorded_and_hooks_are_removed(recorded):
     model, image, outputs, records = recorded
     assert [len(stage) for stage in records] == ARCH['depths']
     assert [r.grouping.interval for stage in records for r in stage] == [1, 4, 1, 2]
@@ -37,7 +37,7 @@ def test_each_block_is_recorded_and_nothing_stays_behind(recorded):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_weights_times_values_are_the_attention(recorded):
+def test_weights_times_values_equal_the_attention(recorded):
     model, _, _, records = recorded
     for record in sum(records, []):
         attention, (height, width) = record.attention, record.shape
@@ -70,7 +70,7 @@ def test_a_token_attends_to_its_group_only(recorded):
         torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)))
 
 
-def test_a_batch_is_refused_and_the_hooks_are_gone():
+def test_batch_is_refused_and_hooks_are_removed():
     model = backbone()
     refused = pytest.raises(ValueError, match='one image at a time, got 2')
     with refused, record_attention(model), torch.no_grad():

@@ -85,7 +85,7 @@ def test_every_published_config_is_in_the_index():
         assert source.startswith('published' if 'Results' in model else 'none')
 
 
-def test_the_plugin_is_imported_before_other_bases_are_looked_up():
+def test_plugin_is_imported_before_other_bases():
     bases = [
         re.findall("'(.+?)'", found[1])
         for path in FOLDER.rglob('*.py')
@@ -169,7 +169,7 @@ def test_ratios_of_multi_scale_testing(head):
     assert [entry.scale for entry in resize] == [(2048 * r, 512 * r) for r in ratios]
 
 
-def test_roots_point_all_data_elsewhere(monkeypatch):
+def test_root_variables_set_all_data_roots(monkeypatch):
     monkeypatch.setenv('COCO_ROOT', '/somewhere')
     monkeypatch.setenv('ADE20K_ROOT', '/somewhere')
     # The others inherit from these.
@@ -189,7 +189,7 @@ def test_roots_point_all_data_elsewhere(monkeypatch):
 @pytest.mark.parametrize(
     'path', [path for path in PUBLISHED_CONFIGS if '_s_' in path.stem], ids=name_of
 )
-def test_small_memory_fits_any_config(path, tmp_path):
+def test_small_memory_applies_to_any_config(path, tmp_path):
     recipe = FOLDER / '_base_' / 'small_memory.py'
     lines = [line.lstrip('# ') for line in recipe.read_text().splitlines()]
     added = [line for line in lines if '= _base_.' in line]
@@ -208,7 +208,7 @@ def test_small_memory_fits_any_config(path, tmp_path):
 NEWER = r'\bfused\b|\bdecoupled_weight_decay\b|Adafactor|Muon|\bcompile\b'
 
 
-def test_no_config_needs_a_newer_torch_than_setup_py_asks_for():
+def test_no_config_needs_a_newer_torch_than_setup_py():
     assert "'torch>=2.1'" in (ROOT / 'setup.py').read_text()
     for path in FOLDER.rglob('*.py'):
         assert not re.search(NEWER, path.read_text()), path.name
@@ -238,7 +238,7 @@ def shrink(node):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=name_of)
-def test_a_step_of_training_and_of_testing(path, mini_coco, mini_ade20k, monkeypatch):
+def test_one_training_and_one_test_step(path, mini_coco, mini_ade20k, monkeypatch):
     monkeypatch.setenv('COCO_ROOT', str(mini_coco))
     monkeypatch.setenv('ADE20K_ROOT', str(mini_ade20k))
     cfg = Config.fromfile(path)

@@ -30,7 +30,7 @@ def blocks(page):
     return MARKED.findall(text)
 
 
-def test_builds_without_a_warning_or_a_dead_link(tmp_path):
+def test_builds_without_warnings_or_dead_links(tmp_path):
     built = subprocess.run(
         [sys.executable, '-m', 'mkdocs', 'build', '--strict', '-d', tmp_path / 'site'],
         cwd=ROOT,
@@ -64,7 +64,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize('page', TEXTS, ids=page_id)
-def test_links_lead_somewhere(page):
+def test_link_targets_exist(page):
     for link in re.findall(r'\]\(([^)]+)\)', page.read_text()):
         if '://' not in link:
             name, _, anchor = link.partition('#')
@@ -74,14 +74,14 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize('page', TEXTS, ids=page_id)
-def test_configs_and_tools_that_are_named_exist(page):
+def test_mentioned_configs_and_tools_exist(page):
     for name in re.findall(
         r'(?<![\w/])((?:configs|tools)/\w+\.py)\b', page.read_text()
     ):
         assert (ROOT / name).is_file(), name
 
 
-def test_the_readme_fits_its_length():
+def test_readme_length():
     assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
 
 
@@ -93,7 +93,7 @@ def test_every_picture_is_shown_and_made_by_make_docs_images():
         assert re.search(rf'\b{picture.stem}\b', recipe), picture.name
 
 
-def test_the_layout_has_a_line_for_every_module_and_folder():
+def test_layout_lists_every_module_and_folder():
     package = ROOT / 'crossformer_mm'
     modules = {str(path.relative_to(package)) for path in package.glob('**/*.py')}
     modules = {name for name in modules if not name.startswith('.mim')}
@@ -106,7 +106,7 @@ def test_the_layout_has_a_line_for_every_module_and_folder():
             assert re.search(rf'^  {folder.name}/ ', CONTRIBUTE, re.MULTILINE), folder
 
 
-def test_the_terms_of_the_paper_lead_to_the_code():
+def test_terms_of_the_paper_link_to_the_code():
     rows = re.findall(
         r'^\| ([A-Z]{3}) \|.+\]\(\.\./(.+?)\): (.+) \|$', CONTRIBUTE, re.M
     )

@@ -148,7 +148,7 @@ def test_nvcc_of_another_cuda(tmp_path):
     assert 'CUDA 12' in line and 'CUDA 13' in line
 
 
-def test_a_broken_nvidia_smi_is_no_driver(install, tmp_path, monkeypatch):
+def test_broken_nvidia_smi_counts_as_no_driver(install, tmp_path, monkeypatch):
     path = machine(tmp_path / 'bin', nvidia_smi='9.0')
     monkeypatch.setenv('PATH', path)
     assert install.compute_capability() == '9.0'
@@ -174,7 +174,9 @@ def test_second_run_does_nothing(install, steps):
 
 
 @pytest.mark.parametrize('change', ['interrupted', 'driver', 'pins', 'python gone'])
-def test_anything_else_builds_it_anew(install, steps, monkeypatch, change):
+def test_changed_or_incomplete_environment_is_rebuilt(
+    install, steps, monkeypatch, change
+):
     if change == 'interrupted':
 
         def die(pins):
@@ -199,7 +201,7 @@ def test_anything_else_builds_it_anew(install, steps, monkeypatch, change):
     assert steps[-1] == 'verify'
 
 
-def test_a_venv_made_by_hand_stays_as_it_is(install, steps):
+def test_foreign_venv_is_not_changed(install, steps):
     install.VENV.mkdir()
     with pytest.raises(SystemExit) as stopped:
         install.main()
@@ -211,9 +213,7 @@ def test_a_venv_made_by_hand_stays_as_it_is(install, steps):
 
 
 @pytest.mark.parametrize('had', [True, False])
-def test_the_cuda_build_stands_in_for_a_cpu_build_that_is_not_to_be_had(
-    install, pins, monkeypatch, had
-):
+def test_cuda_build_replaces_an_unavailable_cpu_build(install, pins, monkeypatch, had):
     calls = []
 
     def call(command):
@@ -227,7 +227,7 @@ def test_the_cuda_build_stands_in_for_a_cpu_build_that_is_not_to_be_had(
     assert had or ' torch===2.13.0 ' in calls[1]
 
 
-def test_a_failed_step_is_named(install, monkeypatch):
+def test_failed_step_error_names_the_command(install, monkeypatch):
     monkeypatch.setattr(install, 'PYTHON', sys.executable)
     install.VENV.mkdir()
     with pytest.raises(SystemExit) as stopped:
@@ -270,7 +270,7 @@ def test_mmcv_is_compiled_once_per_torch_and_device(
     assert not list((tmp_path / 'cache').rglob('*.part'))
 
 
-def test_wheels_stay_in_the_environment_when_pip_has_no_cache(
+def test_wheels_are_kept_in_the_environment_without_a_pip_cache(
     compile_mmcv, pins, monkeypatch
 ):
     monkeypatch.setenv('PIP_NO_CACHE_DIR', '1')
@@ -293,7 +293,7 @@ def build(compile_mmcv, pins, monkeypatch, tmp_path):
     return run
 
 
-def test_progress_is_ninjas_counter(build, tmp_path, capsys):
+def test_progress_shows_the_ninja_counter(build, tmp_path, capsys):
     script = (
         "import os; print(os.environ['CFLAGS'])\n"
         "for i in range(1, 4): print(f'  [{i}/3] c++ -c x.cpp\\nwarning')\n"
@@ -305,16 +305,14 @@ def test_progress_is_ninjas_counter(build, tmp_path, capsys):
     assert log.count('warning') == 3 and f'-include {tmp_path}/torch.hpp' in log
 
 
-def test_a_failed_compilation_shows_its_last_lines(build, tmp_path):
+def test_failed_compilation_shows_the_last_log_lines(build, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         build("print('x.cpp:1: error: no such op'); exit(1)")
     assert 'mmcv-build.log' in str(stopped.value)
     assert 'no such op' in str(stopped.value)
 
 
-def test_without_gcc_there_is_no_precompiled_header(
-    compile_mmcv, monkeypatch, tmp_path
-):
+def test_no_precompiled_header_without_gcc(compile_mmcv, monkeypatch, tmp_path):
     clang = tmp_path / 'clang++'
     clang.write_text('#!/bin/sh\nexec c++ -D__clang__ "$@"\n')
     clang.chmod(0o755)
@@ -322,7 +320,7 @@ def test_without_gcc_there_is_no_precompiled_header(
     assert not compile_mmcv.precompile(tmp_path / 'torch.hpp')
 
 
-def test_a_setup_py_of_old_finds_its_version(compile_mmcv, tmp_path):
+def test_old_setup_py_finds_its_version(compile_mmcv, tmp_path):
     """As pip runs it on Python 3.13: by sitecustomize."""
     (tmp_path / 'sitecustomize.py').write_text(compile_mmcv.EXEC_AS_BEFORE)
     script = """
@@ -355,13 +353,13 @@ def test_every_version_is_pinned_exactly():
             assert re.fullmatch(rf'[a-z\d-]+==[\d.]+{marker}', line)
 
 
-def test_setup_py_names_the_pythons_of_the_stack(pins):
+def test_setup_py_lists_the_python_versions_of_the_stack(pins):
     minors = re.findall(r'for n in \(([\d, ]+)\)', (ROOT / 'setup.py').read_text())
     named = [f'3.{minor}' for minor in minors[0].split(', ')]
     assert named == pins.pythons[::-1]
 
 
-def test_this_environment_is_as_pinned(pins):
+def test_this_environment_matches_the_pins(pins):
     from packaging.requirements import Requirement
 
     here = type(pins)(installed_stack(pins))
@@ -377,7 +375,7 @@ def installed_stack(pins):
     return sys.modules[type(pins).__module__].installed_stack()
 
 
-def test_pip_check_names_only_what_is_left_out_knowingly():
+def test_pip_check_reports_only_known_exceptions():
     result = subprocess.run(
         [sys.executable, '-m', 'pip', 'check'], capture_output=True, text=True
     )

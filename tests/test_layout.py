@@ -35,7 +35,7 @@ def imports(path):
 
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_only_what_its_folder_may(path):
+def test_imports_are_allowed_for_the_folder(path):
     folder = path.relative_to(PACKAGE).with_suffix('').parts[0]
     for name in imports(path):
         assert not name.startswith('tools')

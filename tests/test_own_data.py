@@ -168,7 +168,7 @@ def test_labels_of_one_class_and_its_background(copied, tmp_path):
 
 @pytest.mark.slow
 @on_openmmlab
-def test_backbones_are_compared(copied, tmp_path, monkeypatch):
+def test_compare_backbones(copied, tmp_path, monkeypatch):
     """The smallest comparison there is, and going on with it."""
     monkeypatch.syspath_prepend(ROOT / 'tools')
     import compare_backbones
@@ -196,7 +196,7 @@ def test_backbones_are_compared(copied, tmp_path, monkeypatch):
     assert cv2.imread(str(tmp_path / 'out' / 'comparison.png')).std() > 1
 
 
-def test_nuclei_are_laid_out(tmp_path):
+def test_nuclei_are_converted(tmp_path):
     stage = tmp_path / 'kaggle-dsbowl-2018-dataset-fixes' / 'stage1_train'
     for number in range(21):
         folder = stage / f'{number:02}'
@@ -225,7 +225,7 @@ def test_nuclei_are_laid_out(tmp_path):
 @pytest.mark.parametrize('images', [3, 18, 20_000])
 @pytest.mark.parametrize('name', ['own_coco_example', 'own_segmentation_example'])
 @on_openmmlab
-def test_the_schedule_follows_the_data(name, images, copied):
+def test_schedule_depends_on_the_data_size(name, images, copied):
     cfg = Config.fromfile(copied(name, images=images, epochs=10, batch_size=2))
     iterations = max(10, 5 * images)
     assert cfg.train_cfg.max_iters == iterations

@@ -78,7 +78,7 @@ ANNOTATION_FAULTS = {
 
 
 @pytest.mark.parametrize('fault', ANNOTATION_FAULTS)
-def test_annotation_is_named_with_file_and_id(detector, fault):
+def test_annotation_error_names_file_and_id(detector, fault):
     cfg, root = detector
     change, message = ANNOTATION_FAULTS[fault]
     edit(root, change)
@@ -132,7 +132,7 @@ def test_annotation_file(detector, change, message):
     assert TRAIN in lines[0]
 
 
-def test_annotation_file_that_is_no_json(detector):
+def test_annotation_file_with_invalid_json(detector):
     cfg, root = detector
     (root / 'annotations' / TRAIN).write_text('{"images": [')
     assert 'is not in the format of COCO' in alarms(cfg, 'check_annotations')[0]
@@ -311,7 +311,7 @@ def test_file_of_another_variant(detector, tmp_path):
     assert 'it looks like CrossFormer-S' in line
 
 
-def test_a_loss_that_is_not_finite(detector):
+def test_non_finite_loss(detector):
     cfg, _ = detector
     cfg.model.rpn_head.loss_cls.loss_weight = float('inf')
     assert any('not finite' in line for line in alarms(cfg, 'check_step'))
@@ -389,7 +389,7 @@ def test_values_of_label_images(segmentor, labels, zero, message):
         assert message in lines[0]
 
 
-def test_label_image_of_another_size_and_one_missing(segmentor):
+def test_wrong_size_and_missing_label_image(segmentor):
     cfg, root = segmentor
     first, second, *_ = sorted((root / 'annotations' / 'training').iterdir())
     cv2.imwrite(str(first), np.ones((9, 9), np.uint8))
@@ -473,7 +473,7 @@ def test_no_such_file():
     assert result.stderr.strip() == 'preflight: there is no file nothing.py'
 
 
-def test_a_config_that_trains_nothing(tmp_path):
+def test_config_without_training(tmp_path):
     (tmp_path / 'part.py').write_text("model = dict(type='RetinaNet')")
     result = run_tool(tmp_path / 'part.py')
     assert result.returncode == 1

@@ -28,7 +28,7 @@ OLD, NEW = [256, 512, 1024, 2048], [96, 192, 384, 768]
         ([8, 16, 100], (1, 2, 3), True),  # else the last ones
     ],
 )
-def test_which_outputs(strides, indices, differ):
+def test_output_indices(strides, indices, differ):
     given, note = backbone_config('CrossFormer_S', Outputs([1] * 4, strides))
     assert given.get('out_indices') == indices
     assert ('those of the stock backbone' in note) == differ
@@ -83,7 +83,7 @@ def changes(**settings):
     return {c.path: c.value for c in rules.changes(cfg, 'CrossFormer_S')}
 
 
-def test_neck_is_changed_and_heads_behind_it_stay():
+def test_neck_changes_and_heads_after_it_do_not():
     found = changes(
         model=dict(
             neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=64),
@@ -94,7 +94,7 @@ def test_neck_is_changed_and_heads_behind_it_stay():
     assert ('model', 'bbox_head', 'in_channels') not in found
 
 
-def test_of_several_necks_the_first():
+def test_first_of_several_necks_changes():
     found = changes(
         model=dict(neck=[dict(in_channels=[64, 512]), dict(in_channels=512)])
     )
@@ -118,7 +118,7 @@ def test_heads_without_a_neck():
     assert found['model', 'auxiliary_head', 'kernel', 'in_channels'] == 192
 
 
-def test_head_without_convolutions_and_head_behind_a_jpu():
+def test_head_without_convolutions_and_head_after_a_jpu():
     head = dict(in_channels=512, in_index=3, channels=512, num_convs=0)
     found = changes(model=dict(decode_head=head))
     assert found['model', 'decode_head', 'channels'] == 768
@@ -155,7 +155,7 @@ def test_normalization(preprocessor, differs):
         assert found['model', 'data_preprocessor'] == rules.normalized()
 
 
-def test_adamw_for_sgd_only():
+def test_adamw_replaces_sgd_only():
     sgd = dict(optimizer=dict(type='SGD', lr=0.02), clip_grad=dict(max_norm=35))
     found = changes(optim_wrapper=sgd, auto_scale_lr=dict(base_batch_size=64))
     wanted = dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4)
@@ -165,7 +165,7 @@ def test_adamw_for_sgd_only():
     assert not any(path[0] == 'optim_wrapper' for path in found)
 
 
-def test_layer_decay_of_others():
+def test_layer_decay_is_translated():
     wrapper = dict(
         optimizer=dict(type='AdamW'),
         constructor='LearningRateDecayOptimizerConstructor',
@@ -178,7 +178,7 @@ def test_layer_decay_of_others():
     assert found['optim_wrapper', 'paramwise_cfg'] == decay
 
 
-def test_what_else_goes_and_stays():
+def test_pretrained_load_from_and_imports():
     found = changes(
         model=dict(pretrained='open-mmlab://resnet50_v1c'),
         load_from='coco.pth',
@@ -208,13 +208,13 @@ def test_what_else_goes_and_stays():
         ),
     ],
 )
-def test_refused_by_name(model, message):
+def test_unsupported_models_are_refused(model, message):
     cfg = Config(dict(default_scope='mmseg', model=model))
     with pytest.raises(rules.SwapError, match=message):
         rules.changes(cfg, 'CrossFormer_S')
 
 
-def test_text_is_as_ruff_formats_it(tmp_path):
+def test_text_is_formatted_like_ruff(tmp_path):
     long = dict(type='x' * 40, names=[f'name {i}' for i in range(20)])
     text = config_text(
         'mmdet::a.py',
@@ -238,7 +238,7 @@ def run(*arguments, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
+def test_command_errors_write_no_file(tmp_path):
     backbone = ('--backbone', 'CrossFormer_S', '--out')
     (tmp_path / 'old.py').write_text('')
     (tmp_path / 'empty.py').write_text('')

@@ -62,7 +62,7 @@ def here(tmp_path):
     return lambda *command: run(command, cwd=tmp_path, env=env)
 
 
-def test_the_command_of_this_environment(here, tmp_path):
+def test_command_of_this_environment(here, tmp_path):
     """As the shell finds it, in a process of its own."""
     copied = here('crossformer-config', NAME, '--copy', 'mine')
     assert copied.stdout == f'mine/{NAME}.py\n'

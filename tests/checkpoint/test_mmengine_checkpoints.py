@@ -166,9 +166,7 @@ def test_files_that_run_code_are_refused(name, tmp_path):
         dict(max_length='1'),
     ],
 )
-def test_modified_history_buffers_are_refused(
-    changes, tmp_path, monkeypatch
-):
+def test_modified_history_buffers_are_refused(changes, tmp_path, monkeypatch):
     state = {
         'max_length': 1000000,
         '_log_history': np.ones(2),

@@ -138,7 +138,7 @@ def test_fetch(command, drive, tiny, tmp_path):
         command('S')
 
 
-def test_a_transfer_that_was_cut_off_goes_on(command, drive, tiny, tmp_path):
+def test_interrupted_transfer_is_resumed(command, drive, tiny, tmp_path):
     drive.content, drive.cut = tiny, len(tiny) // 2
     with pytest.raises(SystemExit, match='The same command continues'):
         command('S')
@@ -171,7 +171,7 @@ def test_quota(name, message, command, drive, tmp_path):
         (b'no checkpoint', 'something else'),
     ],
 )
-def test_what_is_no_checkpoint(content, message, command, drive, tmp_path):
+def test_response_without_a_checkpoint(content, message, command, drive, tmp_path):
     drive.content = content
     with pytest.raises(SystemExit, match=message):
         command('S')
@@ -195,7 +195,7 @@ def test_another_variant(command, drive, tiny, monkeypatch, tmp_path):
         ('maskrcnn_crossformer_s_fpn_1x_coco', 'near are mask_rcnn_crossformer_s'),
     ],
 )
-def test_what_cannot_be_fetched(name, message, command, tmp_path):
+def test_unavailable_files(name, message, command, tmp_path):
     with pytest.raises(SystemExit, match=re.escape(message)):
         command(name)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Missing data are named; where a file client cannot say, MMEngine goes on."""
+"""Checks of the data before a training; remote files are left to MMEngine."""
 
 import json
 import re
@@ -28,7 +28,7 @@ COCO = dict(
 
 @register_backend('storage')
 class Storage(LocalBackend):
-    """Keeps the files of ``mem/`` elsewhere, and does not know folders."""
+    """Maps ``mem/`` to another folder; does not support ``isdir``."""
 
     path_mapping = {}
 
@@ -61,7 +61,7 @@ def test_datasets_inside_wrappers_are_found():
     repeated = dict(type='RepeatDataset', times=3, dataset=COCO)
     both = dict(type='ConcatDataset', datasets=[repeated, other])
     assert list(without_wrappers(both)) == [COCO, other]
-    assert list(without_wrappers([1, 2])) == []  # built already
+    assert list(without_wrappers([1, 2])) == []  # already built
 
 
 def test_dataset_paths():
@@ -111,7 +111,7 @@ def test_paths_are_checked_with_the_file_client(reader, coco):
         pipeline = [dict(READ, backend_args=client)]
         changes = dict(ann_file=f'{coco}/annotations/a.json', pipeline=pipeline)
     check(data_root='mem/', **changes)
-    check(data_root='mem/', **changes, data_prefix=dict(img='nowhere'))  # cannot tell
+    check(data_root='mem/', **changes, data_prefix=dict(img='nowhere'))  # no isdir
     with pytest.raises(FileNotFoundError, match='elsewhere/annotations'):
         check(data_root='elsewhere')
 

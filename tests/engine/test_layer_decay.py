@@ -1,4 +1,4 @@
-"""The learning rate that each parameter gets."""
+"""Layer-wise decay of the learning rate."""
 
 import pytest
 from mmengine.config import Config
@@ -15,7 +15,7 @@ ARCH = dict(embed_dims=16, depths=[1, 2, 3, 1], num_heads=[1, 2, 4, 8])
 
 
 def rates(model, **paramwise_cfg):
-    """Build the optimizer; return the learning rate and decay by parameter name."""
+    """Build the optimizer; return relative learning rate and decay per parameter."""
     cfg = dict(
         type='OptimWrapper',
         optimizer=dict(type='AdamW', lr=LR, weight_decay=0.05),

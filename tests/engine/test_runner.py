@@ -1,4 +1,4 @@
-"""What a training starts from, and what it says of that."""
+"""The weights that a training starts from, and the log lines about them."""
 
 import itertools
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures('small_variants')
 
 
 class Detector(kinds.Detector):
-    """With as many outputs as there are classes, and whatever other parts."""
+    """A detector with one output per class, and any additional parts."""
 
     def __init__(self, init_cfg=None, classes=1, variant='tiny', **parts):
         super().__init__(variant, init_cfg)
@@ -36,7 +36,7 @@ def runner(tmp_path):
     numbers = itertools.count()
 
     def make(model, **kwargs):
-        name = f'{tmp_path} {next(numbers)}'  # MMEngine keeps loggers by their names
+        name = f'{tmp_path} {next(numbers)}'  # MMEngine caches loggers by name
         options = dict(kind=CheckedRunner, experiment_name=name) | kwargs
         return kinds.runner(tmp_path / 'run', model, **options)
 
@@ -45,7 +45,7 @@ def runner(tmp_path):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Save the weights of a network; return them and the file."""
+    """Save random weights of a network; return them and the file."""
 
     def save(model):
         with torch.no_grad():
@@ -63,7 +63,7 @@ def log(runner):
 
 
 class StartError(Exception):
-    """Raised when all is loaded."""
+    """Raised in place of the first iteration."""
 
 
 def start(runner):
@@ -83,7 +83,7 @@ def test_resuming_needs_no_pretrained_file(runner, tmp_path):
     torch.save(kinds.backbone_weights('tiny'), path)
 
     def detector():
-        teacher = Detector()  # of MMEngine's loader
+        teacher = Detector()  # uses MMEngine's own loader
         teacher.init_cfg = pretrained(path)
         return Detector(pretrained(path), teacher=teacher)
 
@@ -140,12 +140,12 @@ def test_head_weights_need_the_backbone_file(runner, saved, tmp_path):
         runner(model, load_from=str(path), cfg=dict(strict=False)).train()
 
 
-# Where checkpoints are
+# Locations of checkpoints
 
 
 @register_backend('mapped')
 class Mapped(LocalBackend):
-    """Puts what is written to ``far/`` elsewhere."""
+    """Writes the files of ``far/`` to another folder."""
 
     def __init__(self, place):
         self.place = place
@@ -185,7 +185,7 @@ def test_resume_with_custom_out_dir_and_file_names(note, renamed, runner, tmp_pa
     assert resumed.iter == 4 and 'resumed epoch: 1' in log(resumed)
 
 
-# Checkpoints that are not the network's
+# Checkpoints of other networks
 
 
 def test_checkpoint_of_another_network_is_an_error(runner, saved):
@@ -247,7 +247,9 @@ def test_testing_mismatched_weights_needs_strict_false(strict, runner, saved):
 
 def test_complete_loading_is_logged(runner, saved):
     weights, path = saved(Detector())
-    weights['backbone.layers.0.blocks.0.attn.biases'] = torch.zeros(1)  # a buffer, once
+    weights['backbone.layers.0.blocks.0.attn.biases'] = torch.zeros(
+        1
+    )  # a buffer of old releases
     torch.save(dict(state_dict=weights), path)
     training = runner(Detector(), load_from=str(path))
     start(training)

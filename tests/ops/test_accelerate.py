@@ -1,4 +1,4 @@
-"""Layers exchanged for faster ones: the same numbers, and only where they may be."""
+"""Linear layers exchanged for oneDNN ones: same values, only if allowed."""
 
 import logging
 import time
@@ -85,7 +85,7 @@ def test_network_in_float32_and_under_autocast():
 
 @pytest.mark.parametrize(('plain', 'onednn', 'faster'), [(1, 3, False), (3, 1, True)])
 def test_faster_layer_is_measured(plain, onednn, faster, monkeypatch):
-    """Each layer is called as it is; the slower one sleeps."""
+    """The forward of each layer sleeps for a different time."""
     forward = {nn.Linear: nn.Linear.forward, OneDNNLinear: OneDNNLinear.forward}
     for layer, milliseconds in ((nn.Linear, plain), (OneDNNLinear, onednn)):
 
@@ -99,7 +99,9 @@ def test_faster_layer_is_measured(plain, onednn, faster, monkeypatch):
 
 @pytest.mark.parametrize('faster', [True, False])
 @pytest.mark.parametrize('deterministic', [True, False])
-def test_runner_exchanges_layers_if_faster(faster, deterministic, monkeypatch, tmp_path, caplog):
+def test_runner_exchanges_layers_if_faster(
+    faster, deterministic, monkeypatch, tmp_path, caplog
+):
     monkeypatch.setattr(runner_module, 'is_faster_accelerated', lambda: faster)
     network = nn.Sequential(nn.Linear(2, 2))
     runner = runner_module.CheckedRunner(

@@ -1,4 +1,4 @@
-"""An MLP in pieces beside the whole one."""
+"""An MLP computed in pieces, compared with the plain MLP."""
 
 import pytest
 import torch

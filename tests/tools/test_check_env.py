@@ -149,9 +149,7 @@ def test_untested_version_is_a_warning(doctor, tmp_path, monkeypatch):
     assert doctor.PINS.pin('numpy') in check.fix
 
 
-def test_missing_dependency_is_named(
-    doctor, tmp_path, monkeypatch
-):
+def test_missing_dependency_is_named(doctor, tmp_path, monkeypatch):
     (tmp_path / 'needs_ftfy.py').write_text(
         "raise ModuleNotFoundError('no ftfy', name='ftfy')\n"
     )

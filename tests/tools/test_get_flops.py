@@ -77,7 +77,7 @@ def test_parts(count, size, tokens, sda, lda):
     assert parts['elsewhere'] == parts['backbone'] == 0
 
 
-def test_a_module_of_one_part_that_runs_inside_another_counts_once(count):
+def test_module_called_inside_another_part_counts_once(count):
     """DINO's decoder calls the layers of its head."""
 
     class Decoder(nn.Module):

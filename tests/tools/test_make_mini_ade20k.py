@@ -55,7 +55,7 @@ def test_labels_are_those_of_ade20k(mini: Path, split: str, monkeypatch) -> None
         assert 0 < (labels == UNLABELLED).mean() < 0.1
 
 
-def test_labels_lie_where_the_objects_are(mini: Path, monkeypatch) -> None:
+def test_labels_match_the_object_positions(mini: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(TOOLS)
     from make_mini_ade20k import LABELS, tinted
     from parts.mini_scenes import SUPERSAMPLE, make_scene
@@ -76,7 +76,7 @@ def test_labels_lie_where_the_objects_are(mini: Path, monkeypatch) -> None:
     assert np.abs(written[..., ::-1].astype(int) - image).mean() < 5
 
 
-def test_mmseg_ignores_the_unlabelled(mini: Path) -> None:
+def test_mmseg_ignores_unlabelled_pixels(mini: Path) -> None:
     dataset = ADE20KDataset(
         data_root=str(mini),
         data_prefix=dict(
@@ -91,7 +91,7 @@ def test_mmseg_ignores_the_unlabelled(mini: Path) -> None:
     assert (labels[raw > 0] == raw[raw > 0] - 1).all()
 
 
-def test_seed_alone_decides(mini: Path, tmp_path: Path) -> None:
+def test_output_depends_on_the_seed_only(mini: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         run_tool(
             *(tmp_path / str(seed), '--train', 3, '--val', 2),

@@ -120,7 +120,7 @@ def test_annotations_agree_with_their_masks(coco: COCO) -> None:
             assert min(polygon) >= 0 and max(polygon) <= 160
 
 
-def test_masks_of_one_image_meet_at_borders_only(coco: COCO) -> None:
+def test_masks_of_one_image_overlap_at_borders_only(coco: COCO) -> None:
     kernel = np.ones((3, 3), np.uint8)
     for entries in coco.imgToAnns.values():
         cores = [cv2.erode(coco.annToMask(entry), kernel) for entry in entries]
@@ -128,7 +128,7 @@ def test_masks_of_one_image_meet_at_borders_only(coco: COCO) -> None:
             assert not (one & other).any()
 
 
-def test_objects_hide_one_another(coco: COCO) -> None:
+def test_objects_occlude_each_other(coco: COCO) -> None:
     """Some boxes overlap clearly though no masks do."""
     overlaps = 0
     for entries in coco.imgToAnns.values():
@@ -168,7 +168,7 @@ def test_train_and_val_are_disjoint(mini: Path) -> None:
     assert len(pictures) == len(set(pictures)) == 55
 
 
-def test_seed_alone_decides(tmp_path: Path) -> None:
+def test_output_depends_on_the_seed_only(tmp_path: Path) -> None:
     size = ('--train', 3, '--val', 2, '--size', 64)
     for name, seed in (('one', 7), ('same', 7), ('other', 8)):
         result = run_tool(tmp_path / name, *size, '--seed', seed)
@@ -187,7 +187,7 @@ def test_summary_counts_the_objects(tmp_path: Path) -> None:
     assert all(name in summary for name in USED)
 
 
-def test_existing_set_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+def test_existing_set_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / 'mine.txt').write_text('precious')
     result = run_tool(tmp_path, '--train', 1, '--val', 1, '--size', 64)
     assert result.returncode == 1
@@ -203,7 +203,7 @@ def test_empty_folder_is_filled(tmp_path: Path) -> None:
     assert (tmp_path / 'val2017').is_dir()
 
 
-def test_failing_run_leaves_nothing(
+def test_failed_run_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(TOOL.parent)
@@ -233,7 +233,7 @@ def test_killed_run_leaves_no_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
-def test_unwritable_place_is_one_line(tmp_path: Path) -> None:
+def test_unwritable_path_is_a_one_line_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     result = run_tool(tmp_path / 'set')
     assert result.returncode == 1
@@ -244,7 +244,7 @@ def test_unwritable_place_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     'option', [('--train', '0'), ('--val', '-1'), ('--size', '63'), ('--seed', 'x')]
 )
-def test_wrong_numbers_are_named(tmp_path: Path, option: tuple[str, str]) -> None:
+def test_invalid_number_errors(tmp_path: Path, option: tuple[str, str]) -> None:
     result = run_tool(tmp_path / 'set', *option)
     assert result.returncode == 2
     assert f'{option[0]}: {option[1]} is no whole number >= ' in result.stderr

@@ -167,7 +167,7 @@ def test_newest_training_with_evaluations_at_iterations(
     assert [record['step'] for record in evaluations] == [10, 20]
 
 
-def test_a_resumed_training_is_drawn_from_its_start(work_dir: Path, plot_run) -> None:
+def test_resumed_training_is_drawn_from_its_start(work_dir: Path, plot_run) -> None:
     # It ran on to 40, was killed, went on from its checkpoint at 20, and again from 30.
     write_scalars(work_dir / '20250102_000000', lossy(*range(5, 41, 5)))
     write_resumed(work_dir / '20250104_000000', [*lossy(25, 30), {'step': 3, 'm': 1}])
@@ -197,7 +197,9 @@ def test_training_not_yet_evaluated(plot_run) -> None:
     assert not precision.lines
 
 
-def test_unsure_predictions_are_left_out(data: Path, tmp_path: Path, plot_run) -> None:
+def test_low_score_predictions_are_left_out(
+    data: Path, tmp_path: Path, plot_run
+) -> None:
     write_predictions(tmp_path / 'p.pkl', data)
     for result in mmengine.load(tmp_path / 'p.pkl'):
         scores = result['pred_instances']['scores']
@@ -233,7 +235,7 @@ def test_busiest_images_with_the_truth_as_prediction(
         ('../config.py', 'config.py is missing'),
     ],
 )
-def test_missing_file_is_one_line_and_no_picture(
+def test_missing_file_is_a_one_line_error_without_a_picture(
     run_tool, work_dir: Path, config: Path, missing: str, message: str
 ) -> None:
     for path in work_dir.glob(missing):
@@ -244,7 +246,7 @@ def test_missing_file_is_one_line_and_no_picture(
     assert not list(work_dir.glob('*.png'))
 
 
-def test_all_that_a_test_leaves_is_asked_for_at_once(
+def test_missing_test_outputs_are_listed_at_once(
     run_tool, work_dir: Path, config: Path
 ) -> None:
     (work_dir / 'predictions.pkl').unlink()
@@ -254,14 +256,14 @@ def test_all_that_a_test_leaves_is_asked_for_at_once(
         run_tool(work_dir, config)
 
 
-def test_help_names_the_test_that_it_needs(run_tool, capsys) -> None:
+def test_help_shows_the_required_test_command(run_tool, capsys) -> None:
     with pytest.raises(SystemExit, match='0'):
         run_tool('--help')
     text = capsys.readouterr().out
     assert 'mim test mmdet CONFIG' in text and '--out WORK_DIR/predictions.pkl' in text
 
 
-def test_weak_predictions_are_text_of(run_tool, work_dir: Path, config: Path) -> None:
+def test_score_threshold(run_tool, work_dir: Path, config: Path) -> None:
     printed = run_tool(work_dir, config, '--score', '0.99')
     assert 'no object: the best score is 0.95, below 0.99' in printed
     drawn = colours(work_dir / 'predictions.png')
@@ -269,7 +271,7 @@ def test_weak_predictions_are_text_of(run_tool, work_dir: Path, config: Path) ->
     assert colours(work_dir / 'predictions.png') != drawn
 
 
-def test_an_image_without_any_prediction(plot_run, tmp_path: Path) -> None:
+def test_image_without_predictions(plot_run, tmp_path: Path) -> None:
     image = np.zeros((30, 40, 3), np.uint8)
     cv2.imwrite(str(tmp_path / 'a.png'), image)
     example = plot_run.Example(str(tmp_path / 'a.png'), [], [], 0.13)
@@ -314,7 +316,7 @@ def test_legends_cover_no_curve(plot_run) -> None:
         assert legend.y0 >= 0 and legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
 
 
-def test_folder_that_is_not_there(tmp_path: Path, config: Path) -> None:
+def test_missing_folder(tmp_path: Path, config: Path) -> None:
     """As a user meets it: one line and exit code 1."""
     command = [sys.executable, '-W', 'ignore', str(TOOLS / 'plot_run.py')]
     command += [str(tmp_path / 'nowhere'), str(config)]
@@ -324,9 +326,7 @@ def test_folder_that_is_not_there(tmp_path: Path, config: Path) -> None:
     assert result.stderr.count('\n') == 1
 
 
-def test_missing_data_is_named(
-    run_tool, work_dir: Path, config: Path, data: Path
-) -> None:
+def test_missing_data_error(run_tool, work_dir: Path, config: Path, data: Path) -> None:
     config.write_text(config.read_text().replace(f'{data}/', '/not/here/'))
     with pytest.raises(SystemExit, match='test set of .*/not/here/annotations'):
         run_tool(work_dir, config)

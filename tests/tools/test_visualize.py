@@ -49,7 +49,7 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize('size', [(90, 120), (131, 57), (64, 64), (50, 225)])
-def test_titles_of_features_are_in_line(size, monkeypatch):
+def test_feature_titles_are_aligned(size, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
     from parts.attention_plots import plot_features
 
@@ -62,7 +62,7 @@ def test_titles_of_features_are_in_line(size, monkeypatch):
     assert max(tops) - min(tops) < 1
 
 
-def test_a_picture_for_each_question_and_a_page(made):
+def test_pictures_and_page_are_written(made):
     folder, _ = made
     for name in PICTURES:
         picture = cv2.imread(str(folder / 'out' / f'{name}.png'))
@@ -109,30 +109,30 @@ def choose(page, part, name):
     return page.locator('#status').inner_text()
 
 
-def looks(page):
+def canvas_url(page):
     return page.locator('canvas').evaluate('canvas => canvas.toDataURL()')
 
 
-def test_the_page_follows_clicks(page):
+def test_page_responds_to_clicks(page):
     first = click(page, 20, 20)
     assert 'row 6, column 6 of 30 × 40: short-distance attention' in first
-    before = looks(page)
+    before = canvas_url(page)
     assert 'row 1, column 40 of 30 × 40' in click(page, 159, 1)
-    assert looks(page) != before
+    assert canvas_url(page) != before
     assert 'row 1, column 10 of 8 × 10: short-' in choose(page, 'stages', '3')
-    before = looks(page)
+    before = canvas_url(page)
     assert 'row 1, column 10 of 8 × 10: long-' in choose(page, 'blocks', '2 LDA')
-    assert looks(page) != before
-    before = looks(page)
+    assert canvas_url(page) != before
+    before = canvas_url(page)
     choose(page, 'heads', '3')
-    assert looks(page) != before
+    assert canvas_url(page) != before
     marked = page.locator('button[aria-pressed=true]').all_inner_texts()
     assert marked == ['3', '2 LDA', '3']
     # A stage with fewer blocks and heads takes the last of them.
     assert 'of 15 × 20: short-' in choose(page, 'stages', '2')
 
 
-def test_the_page_shows_the_weights_of_the_network(made, page):
+def test_page_shows_the_weights_of_the_network(made, page):
     folder, backbone = made
     sys.path.insert(0, str(ROOT / 'tools'))
     try:
@@ -171,7 +171,7 @@ def test_the_page_shows_the_weights_of_the_network(made, page):
         (('--pixel', 200, 3), '--pixel 200 3 is outside of the image, which is 160 x'),
     ],
 )
-def test_what_is_not_there(made, arguments, message, tmp_path):
+def test_out_of_range_arguments(made, arguments, message, tmp_path):
     folder, _ = made
     run = visualize(
         *(folder / 'a <b>.png', '--config', DETECTOR),

@@ -1,6 +1,7 @@
-"""Checkpoints given to whole commands; tests/engine/test_resume.py tries what happens.
+"""Truncated and hostile checkpoints given to the mim commands.
 
-``python -m tests.checkpoint.attack`` tries all kinds of hostile files on that reader.
+tests/engine/test_resume.py tests which checkpoint is resumed, and
+``python -m tests.checkpoint.attack`` tests the reader with all kinds of hostile files.
 """
 
 import torch
