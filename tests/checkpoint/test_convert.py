@@ -1,4 +1,4 @@
-"""Converted weights: the same numbers under the names of another program."""
+"""Converted weights have the same values under the names of another program."""
 
 import pytest
 import torch

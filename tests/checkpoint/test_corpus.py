@@ -1,4 +1,4 @@
-"""The corpus of hostile and broken files; all of it is tried by ``attack``."""
+"""The corpus of hostile and broken files; ``attack`` tests all combinations."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""``init_cfg=dict(type='Pretrained', ...)``: all of a file or nothing."""
+"""``init_cfg=dict(type='Pretrained', ...)`` loads a file completely or not at all."""
 
 import logging
 
@@ -19,7 +19,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def log(monkeypatch):
-    """Collect what goes into the training's log: level and message."""
+    """Collect the level and message of each log line."""
     lines = []
     monkeypatch.setattr(
         load, 'print_log', lambda text, _, level: lines.append((level, text))
@@ -28,7 +28,7 @@ def log(monkeypatch):
 
 
 def backbone(path, variant='tiny', out_indices=(0, 1, 2, 3), **kwargs):
-    """Build a backbone; it starts with weights of its own."""
+    """Build a backbone with random weights and an ``init_cfg``."""
     init_cfg = dict(type='Pretrained', checkpoint=str(path), **kwargs)
     return MODELS.build(
         dict(
@@ -47,7 +47,7 @@ def assert_loaded(model, variant='tiny'):
 
 
 def assert_unchanged_by(model, error):
-    """Check that loading fails, and that it changes no weight."""
+    """Check that loading fails without changing a weight; return the error."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=error) as raised:
         model.init_weights()
@@ -131,7 +131,7 @@ def test_checkpoint_of_another_variant_is_an_error(path):
     kinds.classifier(path, 'deep')
     message = assert_unchanged_by(backbone(path), 'looks like CrossFormer-deep')
     assert message.startswith(f'{path} does not fit the backbone, CrossFormer: ')
-    # All weights of the smaller network are there: the others show what it is.
+    # The file has all weights of the smaller network, and others that it lacks.
     assert '52 unknown (layers.2.blocks.2.norm1.weight, ' in message
     assert_unchanged_by(backbone(path, 'T'), 'looks like CrossFormer-deep')
 

@@ -1,4 +1,4 @@
-"""Nothing from a file is executed, and whatever is wrong with it is one clear error."""
+"""No code of a file is executed, and any damage is one clear error."""
 
 import io
 import os
@@ -24,7 +24,7 @@ def path(tmp_path):
 
 
 class Calls:
-    """Pickles as a call of a function, by whatever name it has."""
+    """Is pickled as a call of a function."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -34,7 +34,7 @@ class Calls:
 
 
 def named(name, module):
-    """Make something that pickles as ``module.name`` without being it."""
+    """Return a function that is pickled as ``module.name``."""
 
     def function():
         """Never called."""
@@ -45,7 +45,7 @@ def named(name, module):
 
 
 def save(content, path):
-    """Write a file of torch.save, whatever it holds and by whatever names."""
+    """Save with torch.save, without checking that the names exist."""
 
     class Pickler(pickle._Pickler):
         def save_global(self, obj, name=None):
@@ -66,7 +66,7 @@ def save(content, path):
 
 
 def hostile_objects(mark):
-    """List objects whose unpickling would leave the file ``mark``."""
+    """Return objects by name; unpickling most of them creates the file ``mark``."""
     touch = f'open({str(mark)!r}, "w")'
     return {
         'posix.system': Calls(os.system, f'touch {mark}'),
@@ -115,7 +115,7 @@ def test_refusal_names_the_called_function(name, place, path):
 
 
 def test_hostile_files_run_code_without_protection(tmp_path):
-    """Unpickled freely, most of them leave their mark: they test something."""
+    """Check that the attacks work with an unrestricted unpickler."""
     marks = []
     for i, name in enumerate(('posix.system', 'os.system', 'eval', 'exec', 'io.open')):
         mark = tmp_path / f'mark{i}'
@@ -214,7 +214,7 @@ def test_damaged_and_other_files(make, message, path):
     with pytest.raises(CheckpointError, match=message) as raised:
         read_checkpoint(str(path))
     assert '\n' not in str(raised.value)
-    # torch's own advice is to read the file without protection.
+    # torch's own message advises weights_only=False, which is unsafe.
     assert 'weights_only' not in str(raised.value)
 
 

@@ -1,4 +1,4 @@
-"""Kind and variant, from names and shapes."""
+"""Kind and variant of a network, recognized from names and shapes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A new file is whole or not there, and nothing else changes."""
+"""A new file is written completely or not at all; no other file changes."""
 
 import ctypes
 import errno
@@ -59,7 +59,7 @@ def test_unwritable_paths(path, error, tmp_path):
 
 
 def write_on_a_read_only_mount(folder, suffix):
-    """Mount a folder read-only for this process; end with what came of it."""
+    """Mount a folder read-only in this process; exit with 0 for the right error."""
     libc = ctypes.CDLL(None)
     new_mounts, read_only, remount, private = 0x20000, 1, 32, 1 << 18 | 1 << 14
     target = str(folder).encode()
@@ -94,7 +94,7 @@ def test_read_only_mount(suffix, tmp_path):
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_full_disk_leaves_no_file(suffix, tmp_path):
-    """A limit on the size of files ends writing as a full disk does."""
+    """Simulate a full disk by a limit on the file size."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
@@ -176,7 +176,7 @@ def test_dangling_symlink_is_not_overwritten(tmp_path):
 
 
 def test_part_files_of_other_processes_are_kept(tmp_path):
-    """Another container on the same folder may have a process of the same number."""
+    """A process in another container may use the same folder and process id."""
     theirs = tmp_path / f'.a.pth.{os.getpid()}.part'
     theirs.write_text('precious')
     write_checkpoint(CONTENT, tmp_path / 'a.pth', publish=False)
@@ -216,7 +216,7 @@ def write_half_and_die(_, file):
     ],
 )
 def test_killed_writer_leaves_a_part_file(function, replacement, tmp_path, monkeypatch):
-    """Killed at any moment, no half of a file has the name of a whole one."""
+    """Check that a killed process leaves no partial file under the final name."""
     other = tmp_path / 'other.pth'
     other.write_text('precious')
     with monkeypatch.context() as patch:
@@ -229,7 +229,7 @@ def test_killed_writer_leaves_a_part_file(function, replacement, tmp_path, monke
     assert writing.exitcode == -signal.SIGKILL
     assert not (tmp_path / 'new.pth').exists()
     assert other.read_text() == 'precious'
-    # What is left says what it is, and does not stand in the way of a second try.
+    # The remaining part file has a clear name and does not block a second attempt.
     (part,) = tmp_path.glob('.new*')
     assert part.name.startswith('.new.pth.')
     assert part.suffix == '.part'

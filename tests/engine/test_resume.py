@@ -1,7 +1,7 @@
 """The checkpoint that --resume continues from, after random histories of a folder.
 
 The real runner starts, kills and resumes trainings of a tiny network. In between, the
-folder is moved, copied or emptied and its files are truncated or removed. The oracle
+folder is moved or copied and its files are truncated, altered or removed. The oracle
 records what was saved and damaged; of the folder it only checks which files exist.
 """
 

@@ -58,7 +58,7 @@ def test_lookup_by_prefix_and_from_child_scopes():
 
 
 def test_importing_twice_registers_once():
-    """Also when a notebook throws the modules away and imports them anew."""
+    """Also if a notebook deletes the modules and imports them again."""
     code = (
         'import sys\n'
         'from mmengine.registry import MODELS, DefaultScope\n'
@@ -70,7 +70,7 @@ def test_importing_twice_registers_once():
         '    import crossformer_mm as anew\n'
         'assert set(MODELS.module_dict) == before\n'
         'assert MODELS.get("CrossFormer_S") is anew.CrossFormer_S\n'
-    )  # in a process of its own: this one keeps its registered classes
+    )  # in a separate process, to keep the registered classes of this one
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
