@@ -1,4 +1,4 @@
-"""What the paper's ablations put in the place of CrossFormer's own parts."""
+"""Modules that replace CrossFormer's own in the paper's ablations."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_attention_type_and_interval_of_each_block():
 
 @pytest.mark.parametrize('size', [(10, 13), (8, 8), (4, 9), (3, 3)])
 def test_shifted_windows_token_by_token(size):
-    """Against a loop over all pairs: same window after the shift, and no other."""
+    """Compare with a loop over all pairs of tokens in the same shifted window."""
     height, width = size
     rows = cols = min(4, height)
     heads, dim = 2, 8
@@ -101,7 +101,7 @@ def test_shifted_windows_token_by_token(size):
 
 
 def test_spatial_reduction_attends_to_token_means():
-    """With a reduction that averages, keys and values are those of the means."""
+    """Check that an averaging reduction gives the keys and values of the means."""
     torch.manual_seed(0)
     attention = SpatialReductionAttention(8, 2, ratio=2).eval()
     attention.norm = torch.nn.Identity()
@@ -124,7 +124,7 @@ def test_relative_position_bias_lookup():
     assert torch.equal(bias(7, 7), bias.table)
     small = bias(3, 5)
     assert small.shape == (2, 5, 9)
-    # The middle is the offset 0 of both.
+    # The center entry is offset 0 in both tables.
     assert torch.equal(small[:, 2, 4], bias.table[:, 6, 6])
     assert torch.equal(small[:, 0, 8], bias.table[:, 4, 10])
     with pytest.raises(

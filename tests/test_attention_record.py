@@ -1,4 +1,4 @@
-"""Attention taken by hooks: what it says is what the network does."""
+"""Attention recorded by hooks equals the network's attention."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def backbone(**kwargs):
 
 @pytest.fixture(params=['interval', 'group'])
 def recorded(request):
-    """A map that needs padding at both edges: outputs, records and the network."""
+    """Record a map that needs padding at both edges."""
     model = backbone(lda_mode=request.param)
     image = torch.randn(1, 3, 90, 150)
     with record_attention(model) as records, torch.no_grad():
@@ -66,7 +66,7 @@ def test_a_token_attends_to_its_group_only(recorded):
         else:
             assert set((numbers // width // rows).tolist()) == {row // rows}
             assert set((numbers % width // cols).tolist()) == {col // cols}
-        # All of it goes to tokens of the map, none to padding.
+        # Padding gets no attention.
         torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)))
 
 

@@ -1,4 +1,4 @@
-"""The documentation builds, its commands run, its links, names and pictures exist."""
+"""The documentation builds, its commands run, and its links and pictures exist."""
 
 import os
 import re
@@ -13,9 +13,9 @@ DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
 TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'CHANGELOG.md']
 CONTRIBUTE = (DOCS / 'contribute.md').read_text()
-# A mark in a comment, and the fenced block after it.
+# A mark in an HTML comment, and the fenced block after it.
 MARKED = re.compile(r'(?:<!-- ([^>]+) -->\n)?```(\w+)\n(.+?)```', re.DOTALL)
-# What such a mark says: it is run here, there, or cannot be run without the thing.
+# Valid marks: run here, run by hand or in another test, or not run for a reason.
 MARK = re.compile(r'run|run by hand on .+|tested by (\S+)|needs .+|file (\S+)')
 
 
@@ -125,10 +125,10 @@ def test_terms_of_the_paper_link_to_the_code():
     ids=page_id,
 )
 def test_commands_run(page, tmp_path):
-    """In an empty folder with the repository's configs and tools, in their order."""
+    """Run the commands in order, in a folder with links to configs and tools."""
     for name in ('configs', 'tools', 'docs'):
         (tmp_path / name).symlink_to(ROOT / name)
-    # The environment is the one that runs this.
+    # Use the current environment.
     (tmp_path / '.venv').symlink_to(sys.prefix)
     for mark, language, text in blocks(page):
         if mark.startswith('file '):

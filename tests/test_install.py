@@ -1,4 +1,4 @@
-"""requirements/, without installing anything."""
+"""The scripts in requirements/, without installing anything."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ REQUIREMENTS = ROOT / 'requirements'
 
 @pytest.fixture
 def install(monkeypatch, tmp_path):
-    """The installer as a module, its repository moved to an empty folder."""
+    """Return the installer as a module that works on an empty folder."""
     monkeypatch.syspath_prepend(REQUIREMENTS)
     import install
 
@@ -34,7 +34,7 @@ def install(monkeypatch, tmp_path):
 
 @pytest.fixture
 def compile_mmcv(monkeypatch):
-    """The compilation as a module."""
+    """Return requirements/compile_mmcv.py as a module."""
     monkeypatch.syspath_prepend(REQUIREMENTS)
     import compile_mmcv
 
@@ -48,7 +48,7 @@ def pins(compile_mmcv):
 
 @pytest.fixture
 def steps(install, monkeypatch):
-    """Every step by name, recorded instead of run."""
+    """Replace every step by one that only records its name; return the names."""
     done = []
     names = [name for name in vars(install) if name.startswith('install_')]
     for name in (*names, 'verify'):
@@ -63,7 +63,7 @@ def steps(install, monkeypatch):
 
 
 def one_line(stopped):
-    """Return the line that the installer ended with."""
+    """Return the one-line error of the installer."""
     line = str(stopped.value)
     assert line.startswith('make env: ') and '\n' not in line
     return line
@@ -105,7 +105,7 @@ def test_too_little_disk(install, pins, monkeypatch):
 
 
 def run_copy(folder, **env):
-    """Run a copy of the real thing in a folder, with a bare environment."""
+    """Run a copy of the installer with these variables only; return its error."""
     shutil.copytree(REQUIREMENTS, folder / 'requirements')
     shutil.copy(ROOT / 'setup.py', folder)
     result = subprocess.run(
@@ -121,7 +121,7 @@ def run_copy(folder, **env):
 
 
 def machine(folder, **programs):
-    """A folder for PATH: a C++ compiler and programs that print what is given."""
+    """Make a folder for PATH with a C++ compiler and programs that print a text."""
     folder.mkdir()
     (folder / 'c++').symlink_to(shutil.which('c++'))
     for name, output in programs.items():
@@ -280,7 +280,7 @@ def test_wheels_are_kept_in_the_environment_without_a_pip_cache(
 
 @pytest.fixture
 def build(compile_mmcv, pins, monkeypatch, tmp_path):
-    """A call of compile_wheel in which another Python script stands for pip's."""
+    """Return a function that calls compile_wheel with a script in place of pip."""
 
     def run(script):
         monkeypatch.setattr(compile_mmcv, 'precompile', lambda header: True)
@@ -321,7 +321,7 @@ def test_no_precompiled_header_without_gcc(compile_mmcv, monkeypatch, tmp_path):
 
 
 def test_old_setup_py_finds_its_version(compile_mmcv, tmp_path):
-    """As pip runs it on Python 3.13: by sitecustomize."""
+    """Run the workaround for Python 3.13 in sitecustomize, as in the pip build."""
     (tmp_path / 'sitecustomize.py').write_text(compile_mmcv.EXEC_AS_BEFORE)
     script = """
 def get_version():
@@ -383,7 +383,7 @@ def test_pip_check_reports_only_known_exceptions():
         'mmengine 0.10.7 requires opencv-python, which is not installed.',
         'openmim 0.3.9 requires opendatalab, which is not installed.',
     }
-    if TORCH_21:  # whose tests of exporting are skipped
+    if TORCH_21:  # the export tests are skipped there
         wanted.add(
             'ml-dtypes 0.6.0 has requirement numpy>=2.0.0, but you have numpy 1.26.4.'
         )
@@ -403,7 +403,7 @@ def test_pip_check_reports_only_known_exceptions():
             'imaug 0.4.3 requires imagecorruptions-imaug, which is not installed.',
             'imaug 0.4.3 has requirement opencv-python-headless<4.13, but you have '
             'opencv-python-headless 4.14.0.94.',
-            # The plugin asks for what pip cannot know the fork to be.
+            # pip does not know that onedl-mmengine provides mmengine.
             'crossformer-mm 0.1.0 requires mmengine, which is not installed.',
         }
     assert set(result.stdout.splitlines()) == wanted

@@ -1,4 +1,4 @@
-"""Who may import whom, as docs/contribute.md says."""
+"""Allowed imports between the modules, as documented in docs/contribute.md."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ ALLOWED = {
 
 
 def imports(path):
-    """Name the modules of the package that a module imports."""
+    """Yield the names of the package's modules that a module imports."""
     here = ['crossformer_mm', *path.relative_to(PACKAGE).with_suffix('').parts]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

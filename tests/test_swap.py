@@ -1,4 +1,4 @@
-"""crossformer-config swap: the rules, the text, and the command as a user starts it."""
+"""crossformer-config swap: its rules, the written text and the command."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ OLD, NEW = [256, 512, 1024, 2048], [96, 192, 384, 768]
         ([32], (3,), False),
         ([4, 8, 8, 8], None, True),  # dilated: by position
         ([16, 16, 16, 16], None, True),  # a plain transformer
-        ([8, 16, 100], (1, 2, 3), True),  # else the last ones
+        ([8, 16, 100], (1, 2, 3), True),  # an unknown stride: the last outputs
     ],
 )
 def test_output_indices(strides, indices, differ):
@@ -70,7 +70,7 @@ def test_widths(value, index, wanted):
 
 
 def changes(**settings):
-    """Return what a swap changes in a config, by the path."""
+    """Return the changes of a swap, by their path in the config."""
     model = dict(
         type='RetinaNet',
         backbone=dict(
@@ -257,7 +257,7 @@ def test_command_errors_write_no_file(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {'old.py', 'empty.py'}
 
 
-# One of each kind: boxes, masks without a neck's pyramid of anchors, maps.
+# One of each kind: boxes, anchor-free masks, segmentation.
 FAMILIES = {
     'mmdet': (
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
@@ -289,7 +289,7 @@ def test_swapped_config_trains(package, base, mim, mini_coco, mini_ade20k, tmp_p
     cfg.model.backbone.init_cfg = None
     root = mini_coco if package == 'mmdet' else mini_ade20k
     make_short(cfg, root)
-    if base.startswith('mmdet::retinanet'):  # once as a user does
+    if base.startswith('mmdet::retinanet'):  # once with mim
         cfg.dump(tmp_path / 'small.py')
         small = ('train', package, tmp_path / 'small.py')
         trained = mim(*small, '--work-dir', tmp_path / 'run')
@@ -302,7 +302,7 @@ def test_swapped_config_trains(package, base, mim, mini_coco, mini_ade20k, tmp_p
 
 
 def make_short(cfg, root):
-    """Let a config train for an epoch of two images, or an iteration."""
+    """Shorten a config to an epoch of two images, or to one iteration."""
     from crossformer_mm.preflight.first_step import shrink
     from crossformer_mm.swap.dry_run import make_small
 
@@ -317,7 +317,7 @@ def make_short(cfg, root):
     for name in ('val_evaluator', 'test_evaluator'):
         if 'ann_file' in cfg[name]:
             cfg[name].ann_file = f'{root}/annotations/instances_val2017.json'
-    # Without mosaics, which keep a cache of many images, and their second stage.
+    # Without mosaics, which cache many images, and their second stage.
     mixes = ('CachedMosaic', 'CachedMixUp')
     dataset = cfg.train_dataloader.dataset
     dataset.pipeline = [t for t in dataset.pipeline if t.type not in mixes]

@@ -43,7 +43,7 @@ def trained(optimizer, **options):
 
 
 def state_of(optimizer):
-    """Return an optimizer's state without the options that depend on the torch."""
+    """Return an optimizer's state without options that differ between versions."""
     state = optimizer.state_dict()
     groups = state['param_groups']
     kept = [{name: group[name] for name in ('lr', 'params')} for group in groups]

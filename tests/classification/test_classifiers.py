@@ -1,4 +1,4 @@
-"""Classifiers in MMPretrain, in the environment of make env-cls."""
+"""Classifiers in MMPretrain; needs the environment of make env-cls."""
 
 import json
 import re
@@ -154,7 +154,7 @@ def test_ablation_resumes_where_it_stopped(tmp_path):
     assert [row.split(' | ')[0].strip('| ') for row in rows] == list(VARIANTS)
     accuracies = [float(row.split(' | ')[4].split(' ±')[0]) for row in rows]
     assert accuracies[:-1] == [50.0] * len(done)
-    # One epoch is better than a guess, and no other run was repeated.
+    # One epoch is better than chance, and no other run was repeated.
     assert 10 < accuracies[-1] != 50
     assert len((tmp_path / 'ablation.csv').read_text().splitlines()) == 11
     assert rows[0].startswith('| CrossFormer | 29.9 | ') and ' | 1.00 | ' in rows[0]

@@ -1,6 +1,6 @@
-"""The command crossformer-weights, beside a server that behaves like Google Drive.
+"""The command crossformer-weights, with a local server that mimics Google Drive.
 
-Never run against the real one.
+The tests do not contact the real one.
 """
 
 import http.server
@@ -28,11 +28,11 @@ QUOTA = (
 
 
 class Drive(http.server.BaseHTTPRequestHandler):
-    """Asks for a confirmation, then sends a file, in ranges if wanted."""
+    """Asks for a confirmation, then sends a file; supports range requests."""
 
     content = b''
-    page = None  # sent in the place of the confirmation
-    cut = None  # bytes after which the line breaks, once
+    page = None  # sent instead of the confirmation page
+    cut = None  # number of bytes after which the connection is closed once
     ranges = []
 
     def log_message(self, *args):
@@ -69,7 +69,7 @@ class Drive(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def drive(monkeypatch):
-    """Send what is for Google Drive to a server on this machine."""
+    """Redirect requests for Google Drive to a local server."""
     monkeypatch.setattr(Drive, 'content', b'')
     monkeypatch.setattr(Drive, 'page', None)
     monkeypatch.setattr(Drive, 'cut', None)
@@ -97,7 +97,7 @@ def drive(monkeypatch):
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """Call the command in an empty folder; return what it prints."""
+    """Return a function that calls the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -110,7 +110,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """Publish a small classifier in the place of CrossFormer-S; return its bytes."""
+    """Replace the published CrossFormer-S by a small classifier; return its bytes."""
     kinds.publish_small_variants(monkeypatch)
     small = weights.FILES['S']._replace(variant='tiny')
     monkeypatch.setitem(weights.FILES, 'S', small)

@@ -1,4 +1,4 @@
-"""The environment doctor, in this environment and in broken ones."""
+"""tools/check_env.py in this environment and in broken ones."""
 
 import importlib.util
 import os
@@ -31,7 +31,7 @@ PARTS = [
 
 
 def examine(*flags, path=''):
-    """Run the doctor; return its exit code and {part: line}."""
+    """Run check_env; return its exit code and {part: line}."""
     result = subprocess.run(
         [sys.executable, *flags, str(DOCTOR)],
         env={**os.environ, 'PYTHONPATH': str(path)},
@@ -40,7 +40,7 @@ def examine(*flags, path=''):
     )
     assert not result.stderr
     lines = result.stdout.splitlines()[1:]
-    # Columns are set apart by two spaces or more.
+    # Columns are separated by two or more spaces.
     return result.returncode, {line[9:].split('  ')[0]: line for line in lines}
 
 
@@ -88,7 +88,7 @@ def test_empty_environment_gets_a_line_per_part():
     assert 'requirements/compile_mmcv.py' in lines['mmcv']
 
 
-@on_openmmlab  # the fork's mmcv has another name
+@on_openmmlab  # the forks' mmcv has another name
 def test_several_broken_parts(tmp_path):
     (tmp_path / 'mmcv').mkdir()
     (tmp_path / 'mmcv' / '__init__.py').write_text("__version__ = '2.2.0'\n")
@@ -103,7 +103,7 @@ def test_several_broken_parts(tmp_path):
     assert lines['mmcv._ext'].startswith('FAIL')
     assert 'requirements/compile_mmcv.py' in lines['mmcv._ext']
     for part in ('mmdet', 'mmsegmentation'):
-        # mmdet's and mmseg's own words.
+        # From the error messages of mmdet and mmseg.
         assert lines[part].startswith('FAIL') and 'incompatible' in lines[part]
     assert lines['setuptools'].startswith('FAIL')
     assert (

@@ -1,4 +1,4 @@
-"""The mini set has ADE20K's layout, its labels, and right label maps."""
+"""The mini set has the layout and labels of ADE20K, and correct label maps."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def test_labels_are_those_of_ade20k(mini: Path, split: str, monkeypatch) -> None
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert labels.shape == (96, 96) and labels.dtype == np.uint8
         assert set(np.unique(labels)) <= known
-        # Only outlines are unlabelled.
+        # Only the outlines are unlabelled.
         assert 0 < (labels == UNLABELLED).mean() < 0.1
 
 
@@ -68,7 +68,7 @@ def test_labels_match_the_object_positions(mini: Path, monkeypatch) -> None:
         inside = visible.reshape(96, SUPERSAMPLE, 96, SUPERSAMPLE).all((1, 3))
         assert inside.any()
         assert (labels[inside] == LABELS[name][0]).all()
-        # The colour of the background stays off the objects.
+        # The background tint does not affect the objects.
         assert (image[inside] == scene.image[inside]).all()
     behind = labels == LABELS[scene.background][0]
     assert np.abs(image[behind].astype(int) - scene.image[behind]).mean() > 5

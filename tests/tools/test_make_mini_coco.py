@@ -1,4 +1,4 @@
-"""The mini set is COCO in every respect that a config or an evaluator sees."""
+"""Configs and evaluators can use the mini set like COCO."""
 
 import hashlib
 import itertools
@@ -21,13 +21,13 @@ USED = {'sports ball', 'stop sign', 'kite', 'banana', 'vase'}
 
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the tool as a user does."""
+    """Run the tool in a new process."""
     command = [sys.executable, str(TOOL), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Return a digest per file below a folder."""
+    """Return the SHA-256 of every file below a folder."""
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob('*'))
@@ -42,7 +42,7 @@ def read(root: Path, split: str) -> dict:
 
 @pytest.fixture(scope='module')
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of full-size images, fewer than usual."""
+    """Return a set of fewer images than usual, in full size."""
     out = tmp_path_factory.mktemp('data') / 'not' / 'yet' / 'there'
     result = run_tool(out, '--train', 30, '--val', 25)
     assert result.returncode == 0, result.stderr
@@ -51,7 +51,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module', params=SPLITS)
 def coco(request: pytest.FixtureRequest, mini: Path) -> COCO:
-    """Each split, as pycocotools reads it."""
+    """Return a split as read by pycocotools."""
     return COCO(mini / 'annotations' / f'instances_{request.param}.json')
 
 
@@ -129,7 +129,7 @@ def test_masks_of_one_image_overlap_at_borders_only(coco: COCO) -> None:
 
 
 def test_objects_occlude_each_other(coco: COCO) -> None:
-    """Some boxes overlap clearly though no masks do."""
+    """Check that some boxes overlap clearly although their masks do not."""
     overlaps = 0
     for entries in coco.imgToAnns.values():
         for one, other in itertools.combinations(entries, 2):

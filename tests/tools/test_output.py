@@ -1,4 +1,4 @@
-"""Files of the commands appear complete or not at all."""
+"""Output files are written completely or not at all."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Pictures and figures from the files that mmengine and mmdet leave behind."""
+"""Plots and metrics from the output files of MMEngine and MMDetection."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ IMAGES = 9  # one more than fits into the picture
 
 @pytest.fixture
 def plot_run(monkeypatch: pytest.MonkeyPatch):
-    """The tool as a module: a process of its own takes seconds to import mmdet."""
+    """Return the tool as a module; a new process would import mmdet for seconds."""
     monkeypatch.syspath_prepend(TOOLS)
     import plot_run
 
@@ -27,7 +27,7 @@ def plot_run(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def run_tool(plot_run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """A call of the tool that returns what it prints."""
+    """Return a function that runs the tool and returns its output."""
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, 'argv', ['plot_run.py', *map(str, arguments)])
@@ -39,7 +39,7 @@ def run_tool(plot_run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A very small mini set."""
+    """Return a very small mini set."""
     out = tmp_path_factory.mktemp('data') / 'mini'
     command = [sys.executable, str(TOOLS / 'make_mini_coco.py'), str(out)]
     command += ['--train', '1', '--val', str(IMAGES), '--size', '64']
@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(data: Path, tmp_path: Path) -> Path:
-    """A config with nothing but a test set."""
+    """Return a config that has only a test set."""
     path = tmp_path / 'config.py'
     path.write_text(f"""
 default_scope = 'mmdet'
@@ -66,7 +66,7 @@ test_dataloader = dict(
 
 
 def write_run(work_dir: Path, masks: bool = True) -> None:
-    """Write what one training by epochs and one test leave behind."""
+    """Write the output files of an epoch-based training and a test."""
     write_scalars(work_dir / '20250101_000000', [{'loss': 99.0, 'step': 10}])
     kinds = ('bbox', 'segm') if masks else ('bbox',)
     scalars = []
@@ -89,7 +89,7 @@ def write_run(work_dir: Path, masks: bool = True) -> None:
 
 
 def write_scalars(run: Path, records: list[dict]) -> None:
-    """Write one run's scalars, a record per line."""
+    """Write the scalars of a run, one record per line."""
     (run / 'vis_data').mkdir(parents=True, exist_ok=True)
     lines = ''.join(json.dumps(record) + '\n' for record in records)
     (run / 'vis_data' / 'scalars.json').write_text(lines)
@@ -118,7 +118,7 @@ def write_predictions(path: Path, data: Path, masks: bool = True) -> None:
 
 @pytest.fixture
 def work_dir(data: Path, tmp_path: Path) -> Path:
-    """A work folder with all that the tool reads."""
+    """Return a work folder with all inputs of the tool."""
     folder = tmp_path / 'work'
     write_run(folder)
     write_predictions(folder / 'predictions.pkl', data)
@@ -168,10 +168,10 @@ def test_newest_training_with_evaluations_at_iterations(
 
 
 def test_resumed_training_is_drawn_from_its_start(work_dir: Path, plot_run) -> None:
-    # It ran on to 40, was killed, went on from its checkpoint at 20, and again from 30.
+    # It was killed at 40, resumed from the checkpoint at 20, and again from 30.
     write_scalars(work_dir / '20250102_000000', lossy(*range(5, 41, 5)))
     write_resumed(work_dir / '20250104_000000', [*lossy(25, 30), {'step': 3, 'm': 1}])
-    write_resumed(work_dir / '20250105_000000', [])  # nothing was left to do
+    write_resumed(work_dir / '20250105_000000', [])  # already finished
     write_resumed(work_dir / '20250106_000000', lossy(35, 40))
     training, evaluations = plot_run.read_training(work_dir)
     assert [record['step'] for record in training] == [5, 10, 15, 20, 25, 30, 35, 40]
@@ -180,12 +180,12 @@ def test_resumed_training_is_drawn_from_its_start(work_dir: Path, plot_run) -> N
 
 
 def lossy(*steps: int) -> list[dict]:
-    """Return records of a training."""
+    """Return the training records of these iterations."""
     return [{'loss': 2 / step, 'step': step} for step in steps]
 
 
 def write_resumed(run: Path, records: list[dict]) -> None:
-    """Write what a resumed part of a training leaves behind."""
+    """Write the output files of a resumed training."""
     write_scalars(run, records)
     (run / 'vis_data' / 'config.py').write_text('resume = True\n')
 
@@ -296,7 +296,7 @@ def test_images_leave_no_large_gaps(sizes, plot_run) -> None:
     for axes, size in zip(grid[:, 0], sizes):
         axes.imshow(np.zeros(size))
     figure.draw_without_rendering()
-    # They fill the picture but for titles, legend and thin rims.
+    # They fill the figure except for titles, legend and thin margins.
     drawn = -(-len(sizes) // 2) * grid[0, 0].get_position().height
     assert (1 - drawn) * figure.get_figheight() < 1.5
     assert 4 * grid[0, 0].get_position().width > 0.95
@@ -317,7 +317,7 @@ def test_legends_cover_no_curve(plot_run) -> None:
 
 
 def test_missing_folder(tmp_path: Path, config: Path) -> None:
-    """As a user meets it: one line and exit code 1."""
+    """Check for one line on stderr and exit code 1."""
     command = [sys.executable, '-W', 'ignore', str(TOOLS / 'plot_run.py')]
     command += [str(tmp_path / 'nowhere'), str(config)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)

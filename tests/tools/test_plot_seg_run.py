@@ -1,4 +1,4 @@
-"""Pictures of a segmentor's run, on data of odd make."""
+"""Plots of a segmentor's run on unusual data."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ VOID = 40
 
 @pytest.fixture
 def plot_seg_run(monkeypatch):
-    """The tool as a module: a process of its own takes seconds to import mmseg."""
+    """Return the tool as a module; a new process would import mmseg for seconds."""
     monkeypatch.syspath_prepend(ROOT / 'tools')
     import plot_seg_run
 
@@ -24,7 +24,7 @@ def plot_seg_run(monkeypatch):
 
 @pytest.fixture
 def tested(tmp_path):
-    """A folder of a run, the truth as its predictions, and its config."""
+    """Return a work folder with the ground truth as predictions, and its config."""
 
     def make(classes, void, reduced=False):
         make_labels(tmp_path / 'data', classes, void, '.jpg')
@@ -52,7 +52,7 @@ test_dataloader = dict(
         (work_dir / 'predictions').mkdir()
         for path in (tmp_path / 'data' / 'labels' / 'val').iterdir():
             labels = cv2.imread(str(path), -1)
-            labels[labels == void] = reduced  # what a network says there
+            labels[labels == void] = reduced  # networks predict a class there
             assert cv2.imwrite(str(work_dir / 'predictions' / path.name), labels)
         return work_dir, config
 
