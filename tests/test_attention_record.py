@@ -51,7 +51,7 @@ def test_weights_times_values_equal_the_attention(recorded):
         torch.testing.assert_close(attention.proj(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_token_attends_to_its_group_only(recorded):
+def test_token_attends_to_its_group_only(recorded):
     *_, records = recorded
     for record in sum(records, []):
         height, width = record.shape

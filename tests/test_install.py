@@ -156,7 +156,7 @@ def test_broken_nvidia_smi_counts_as_no_driver(install, tmp_path, monkeypatch):
     assert install.compute_capability() == ''
 
 
-# The stamp
+# The stamp file
 
 
 def test_second_run_does_nothing(install, steps):

@@ -29,7 +29,7 @@ BY_HAND = pytest.mark.skipif(
 
 
 @pytest.fixture
-def half(tmp_path):
+def run_half(tmp_path):
     """Return a function that runs the commands of one half of the page."""
     (tmp_path / 'tools').symlink_to(ROOT / 'tools')
     _, detection, segmentation = re.split(
@@ -68,11 +68,11 @@ def names(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('classes', [FORTY, pytest.param(FORTY[:1], marks=BY_HAND)])
-def test_detection(classes, half, tmp_path):
+def test_detection(classes, run_half, tmp_path):
     make_coco(tmp_path / 'my_data', classes)
     # This rate gives detections after ten iterations; the last block prints them.
     lines = dict(SHORT, classes=classes, lr=3.5e-5, neck_norm=None)
-    output = half('Detection', 'own_coco_example.py', **lines)
+    output = run_half('Detection', 'own_coco_example.py', **lines)
     run = tmp_path / 'work_dirs' / 'det'
     assert names(run / 'demo' / 'vis') == names(tmp_path / 'my_data' / 'val2017')
     for name in ('curves.png', 'predictions.png', 'confusion_matrix.png'):
@@ -88,14 +88,14 @@ def test_detection(classes, half, tmp_path):
     ('classes', 'void', 'suffix'),
     [(FORTY[:20], 200, '.jpg'), pytest.param(FORTY[:2], 255, '.png', marks=BY_HAND)],
 )
-def test_segmentation(classes, void, suffix, half, tmp_path):
+def test_segmentation(classes, void, suffix, run_half, tmp_path):
     make_labels(tmp_path / 'my_labels', classes, void, suffix)
     colours = np.zeros((4, 4, 3), np.uint8)
     colours[0], colours[1] = (0, 0, 255), (9, 9, 9)  # BGR
     for folder in ('coloured', 'numbers'):
         (tmp_path / folder).mkdir()
     cv2.imwrite(str(tmp_path / 'coloured' / 'a.png'), colours)
-    output = half(
+    output = run_half(
         *('Segmentation', 'own_segmentation_example.py'),
         **dict(SHORT, crop=(64, 64)),
         classes=classes,

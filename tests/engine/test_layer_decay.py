@@ -94,6 +94,6 @@ def test_rate_out_of_range(rate):
         rates(CrossFormer(ARCH), layer_decay_rate=rate)
 
 
-def test_a_model_without_crossformer():
+def test_model_without_crossformer():
     with pytest.raises(ValueError, match='needs a CrossFormer, BaseModule has none'):
         rates(BaseModule(), layer_decay_rate=0.5)

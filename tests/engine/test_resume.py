@@ -131,12 +131,12 @@ class Folder:
         self.weights = root / 'weights.pth'
         torch.save({'state_dict': {'count': torch.tensor(100.0)}}, self.weights)
 
-    def existing(self):
+    def files(self):
         return {n: s for n, s in self.saved.items() if (self.path / n).exists()}
 
     def oracle(self, load_from):
         """Return the checkpoint to resume, 'stop' for an error, or ``load_from``."""
-        there = self.existing()
+        there = self.files()
         noted = there.get(self.noted)
         if noted and not noted.cut:
             return 'stop' if noted.foreign else self.noted
@@ -155,7 +155,7 @@ class Folder:
         resumed = expected = None
         if run.resume:
             expected = self.oracle(run.load_from and str(self.weights))
-            if run.named and (names := sorted(self.existing())):
+            if run.named and (names := sorted(self.files())):
                 expected = names[run.named % len(names)]
                 there = self.saved[expected]
                 resumed = str(self.path / expected)
@@ -175,7 +175,7 @@ class Folder:
         if expected == 'stop':
             assert stopped, 'trains'
             assert content(self.path) == before
-            broken = [n for n, s in self.existing().items() if s.cut or s.foreign]
+            broken = [n for n, s in self.files().items() if s.cut or s.foreign]
             assert resumed or all(name in stopped for name in broken)
             return
         assert not stopped, stopped
@@ -224,9 +224,7 @@ class Folder:
         return runner
 
     def apply(self, fault):
-        newest = max(
-            self.existing().items(), key=lambda item: item[1].order, default=None
-        )
+        newest = max(self.files().items(), key=lambda item: item[1].order, default=None)
         note = self.path / 'last_checkpoint'
         if fault in ('cut', 'empty', 'scratched', 'removed') and newest:
             name, saved = newest

@@ -247,9 +247,7 @@ def test_testing_mismatched_weights_needs_strict_false(strict, runner, saved):
 
 def test_complete_loading_is_logged(runner, saved):
     weights, path = saved(Detector())
-    weights['backbone.layers.0.blocks.0.attn.biases'] = torch.zeros(
-        1
-    )  # a buffer of old releases
+    weights['backbone.layers.0.blocks.0.attn.biases'] = torch.zeros(1)  # old buffer
     torch.save(dict(state_dict=weights), path)
     training = runner(Detector(), load_from=str(path))
     start(training)
@@ -295,7 +293,7 @@ class Images(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize('runner_type', ['CheckedRunner', "'CheckedRunner'"])
-def test_a_pure_python_config_and_its_dump_are_strict(runner_type, tmp_path):
+def test_pure_python_config_and_its_dump_are_strict(runner_type, tmp_path):
     path, work_dir = tmp_path / 'pretrained.pth', tmp_path / 'run'
     (tmp_path / 'config.py').write_text(
         PURE_PYTHON.format(

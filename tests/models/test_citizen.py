@@ -272,9 +272,8 @@ def test_forward_mode(make):
 @pytest.mark.filterwarnings('ignore')
 def test_trace_at_other_sizes(make):
     model = make()
-    traced = torch.jit.trace(
-        model, images()
-    )  # in training mode, including the tracer's check
+    # In training mode, including the tracer's check.
+    traced = torch.jit.trace(model, images())
     model.eval()
     traced = torch.jit.trace(model, images())
     for size in ((64, 96), (67, 99), (224, 224), (300, 180)):

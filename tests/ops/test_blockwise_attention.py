@@ -90,7 +90,7 @@ def test_first_and_second_order_gradcheck(size, interval):
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('size', [FULL, PADDED, HOLLOW, (16, 24)])
 def test_half_precision_gradients_are_as_accurate_as_the_values(dtype, size):
-    """With half-precision scores, the gradients' error was 3 to 4 times larger."""
+    """With half-precision scores, gradients had 3 to 4 times the values' error."""
     torch.manual_seed(0)
     qkv, table = inputs(size)
     grouping = GROUPING if size != (16, 24) else Grouping(8, 12, 2)

@@ -121,7 +121,7 @@ def test_torch_with_an_unsafe_reader(version, warned, tmp_path):
     assert ('CVE-2026-24747' in lines['torch']) == warned
 
 
-def test_a_broken_numpy_is_reported(doctor, tmp_path):
+def test_broken_numpy_is_reported(doctor, tmp_path):
     (tmp_path / 'numpy.py').write_text("raise ImportError('libopenblas is missing')\n")
     code, lines = examine(path=tmp_path)
     assert code == 1
@@ -167,7 +167,7 @@ def test_driver_unusable_by_torch_is_a_warning(doctor, monkeypatch):
     assert 'pip install' in check.fix and '+cpu' not in check.fix
 
 
-def test_an_unregistered_plugin_fails(doctor, monkeypatch):
+def test_unregistered_plugin_fails(doctor, monkeypatch):
     from mmdet.registry import MODELS
 
     assert doctor.check_plugin('mmdet', 'mmdet').verdict == 'ok'

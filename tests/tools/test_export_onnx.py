@@ -88,9 +88,8 @@ def make_network(name, folder):
         )
         if part.endswith('fc_cls') or one_by_one:
             torch.nn.init.normal_(module.weight, std=0.2)
-            if (
-                module.bias is not None
-            ):  # with a bias of 0, masks would be exactly 0.5 where maps are 0
+            # With a bias of 0, masks would be exactly 0.5 where maps are 0.
+            if module.bias is not None:
                 torch.nn.init.normal_(module.bias, std=0.2)
     torch.save(dict(meta={}, state_dict=model.state_dict()), folder / f'{name}.pth')
     return config, folder / f'{name}.pth', folder / f'{name}.onnx'

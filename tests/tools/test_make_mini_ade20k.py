@@ -28,7 +28,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_layout_is_that_of_ade20k(mini: Path) -> None:
+def test_layout_matches_ade20k(mini: Path) -> None:
     names = {str(path.relative_to(mini)) for path in mini.rglob('*') if path.is_file()}
     assert names == {
         f'{kind}/{split}/ADE_{part}_{index:08d}.{suffix}'
@@ -39,7 +39,7 @@ def test_layout_is_that_of_ade20k(mini: Path) -> None:
 
 
 @pytest.mark.parametrize('split', SPLITS)
-def test_labels_are_those_of_ade20k(mini: Path, split: str, monkeypatch) -> None:
+def test_labels_match_ade20k(mini: Path, split: str, monkeypatch) -> None:
     monkeypatch.syspath_prepend(TOOLS)
     from make_mini_ade20k import LABELS, UNLABELLED
 

@@ -55,7 +55,7 @@ def coco(request: pytest.FixtureRequest, mini: Path) -> COCO:
     return COCO(mini / 'annotations' / f'instances_{request.param}.json')
 
 
-def test_layout_is_that_of_coco(mini: Path) -> None:
+def test_layout_matches_coco(mini: Path) -> None:
     assert {path.name for path in mini.iterdir()} == {*SPLITS, 'annotations'}
     assert {path.name for path in (mini / 'annotations').iterdir()} == {
         'instances_train2017.json',
@@ -79,7 +79,7 @@ def test_layout_is_that_of_coco(mini: Path) -> None:
             assert pixels.shape == (image['height'], image['width'], 3) == (160, 160, 3)
 
 
-def test_categories_are_those_of_coco(coco: COCO) -> None:
+def test_categories_match_coco(coco: COCO) -> None:
     gaps = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
     assert coco.getCatIds() == [i for i in range(1, 91) if i not in gaps]
     assert len({category['name'] for category in coco.cats.values()}) == 80

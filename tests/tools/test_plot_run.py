@@ -169,17 +169,19 @@ def test_newest_training_with_evaluations_at_iterations(
 
 def test_resumed_training_is_drawn_from_its_start(work_dir: Path, plot_run) -> None:
     # It was killed at 40, resumed from the checkpoint at 20, and again from 30.
-    write_scalars(work_dir / '20250102_000000', lossy(*range(5, 41, 5)))
-    write_resumed(work_dir / '20250104_000000', [*lossy(25, 30), {'step': 3, 'm': 1}])
+    write_scalars(work_dir / '20250102_000000', loss_records(*range(5, 41, 5)))
+    write_resumed(
+        work_dir / '20250104_000000', [*loss_records(25, 30), {'step': 3, 'm': 1}]
+    )
     write_resumed(work_dir / '20250105_000000', [])  # already finished
-    write_resumed(work_dir / '20250106_000000', lossy(35, 40))
+    write_resumed(work_dir / '20250106_000000', loss_records(35, 40))
     training, evaluations = plot_run.read_training(work_dir)
     assert [record['step'] for record in training] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert [record['loss'] for record in training[-2:]] == [2 / 35, 2 / 40]
     assert evaluations == [{'step': 30, 'm': 1}]
 
 
-def lossy(*steps: int) -> list[dict]:
+def loss_records(*steps: int) -> list[dict]:
     """Return the training records of these iterations."""
     return [{'loss': 2 / step, 'step': step} for step in steps]
 
@@ -197,9 +199,7 @@ def test_training_not_yet_evaluated(plot_run) -> None:
     assert not precision.lines
 
 
-def test_low_score_predictions_are_left_out(
-    data: Path, tmp_path: Path, plot_run
-) -> None:
+def test_low_scores_are_left_out(data: Path, tmp_path: Path, plot_run) -> None:
     write_predictions(tmp_path / 'p.pkl', data)
     for result in mmengine.load(tmp_path / 'p.pkl'):
         scores = result['pred_instances']['scores']

@@ -33,7 +33,7 @@ def test_logged_values(plain):
     assert logged(plain, 'loss').isfinite().all()
     assert (logged(plain, 'grad_norm') > 0).all()
     assert (logged(plain, 'lr').diff() > 0).all()  # warm-up
-    # TensorBoard.
+    # For TensorBoard.
     assert list(Path(plain.log_dir, 'vis_data').glob('events.out.tfevents.*'))
 
 
@@ -43,7 +43,7 @@ def test_recomputing_blocks_gives_the_same_losses(short_training, plain):
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_losses(short_training, plain):
+def test_same_seed_gives_the_same_losses(short_training, plain):
     assert plain.cfg.randomness == dict(seed=0, deterministic=True)
     again = short_training(SEGMENTOR)
     assert torch.equal(logged(again, 'loss'), logged(plain, 'loss'))
@@ -61,9 +61,8 @@ def test_subset_of_output_stages(short_training):
         model__decode_head__feature_strides=[8, 16],
     )
     assert logged(runner, 'loss').isfinite().all()
-    assert (
-        len(runner.model.backbone.layers) == 3
-    )  # stages after the last output are not built
+    # Stages after the last output are not built.
+    assert len(runner.model.backbone.layers) == 3
     parameters = list(runner.model.parameters())
     assert len(runner.optim_wrapper.optimizer.state) == len(parameters)
 
