@@ -36,7 +36,7 @@ test: $(VENV)/tests  ## all tests but those of classification
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 # Its torch is a CUDA build, which fakes CUDA tensors without a GPU.
-test-cls: FAKE_CUDA := test_nothing_waits_for_a_gpu
+test-cls: FAKE_CUDA := test_no_gpu_synchronization
 test-cls:  ## the tests of classification, and one with fake CUDA tensors
 	@$(MAKE) --no-print-directory STACK=mmpretrain \
 		TESTS='tests/classification tests/models/test_citizen.py::$(FAKE_CUDA)' test

@@ -7,22 +7,22 @@ import torch
 
 from tests.helpers import MIM, TORCH_21, make_mini, mim_name
 
-# Parts of the names of tests, and why `make test STACK=torch21` skips them.
+# Parts of test ids to skip with `make test STACK=torch21`, and the reasons.
 NOT_IN_TORCH_21 = {
     'test_memory.py': 'its profiler tells no time of an allocation',
     'test_get_flops.py': 'its counter knows no parts of a network',
-    'test_nothing_waits_for_a_gpu': 'its fake CUDA tensors need a driver',
-    'test_fake_tensors_then_real_ones': 'its fake tensors take no generator',
+    'test_no_gpu_synchronization': 'its fake CUDA tensors need a driver',
+    'test_real_tensors_after_fake_tensors': 'its fake tensors take no generator',
 }
 
-# Classification has an environment of its own: make test-cls.
+# Classification has its own environment: make test-cls.
 collect_ignore = [] if importlib.util.find_spec('mmpretrain') else ['classification']
-if TORCH_21:  # it neither compiles nor exports at sizes that change
+if TORCH_21:  # neither compiles nor exports with dynamic sizes
     collect_ignore.append('models/test_compile_and_export.py')
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what torch 2.1 cannot do."""
+    """Skip tests that torch 2.1 does not support."""
     for item in items if TORCH_21 else ():
         reasons = [why for part, why in NOT_IN_TORCH_21.items() if part in item.nodeid]
         given = item.callspec.params if hasattr(item, 'callspec') else {}
@@ -34,21 +34,21 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope='session')
 def mini_coco(tmp_path_factory):
-    """A few images in COCO's layout."""
+    """Return a small data set in COCO's layout."""
     return make_mini('make_mini_coco.py', tmp_path_factory.mktemp('data') / 'coco')
 
 
 @pytest.fixture(scope='session')
 def mini_ade20k(tmp_path_factory):
-    """A few images in ADE20K's layout."""
+    """Return a small data set in ADE20K's layout."""
     return make_mini('make_mini_ade20k.py', tmp_path_factory.mktemp('data') / 'ade20k')
 
 
 @pytest.fixture
 def mim(tmp_path):
-    """Run mim as a user does, in an empty folder; return the finished process.
+    """Run mim in an empty folder; return the finished process.
 
-    ``coco_root=`` and ``ade20k_root=`` set the variables of these names.
+    ``coco_root=`` and ``ade20k_root=`` set COCO_ROOT and ADE20K_ROOT.
     """
 
     def run(*arguments, **roots):

@@ -1,4 +1,4 @@
-"""Paths, and how a user starts things, for all tests."""
+"""Paths and helpers shared by all tests."""
 
 import json
 import os
@@ -20,13 +20,13 @@ ONEDL = bool(list(distributions(name='onedl-mmengine')))
 
 
 def mim_name(package):
-    """Name a package as mim wants it: the OneDL forks by their distributions."""
+    """Return the name mim uses for a package: OneDL forks use the distribution's."""
     forks = {'mmdet': 'onedl-mmdetection', 'mmsegmentation': 'onedl-mmsegmentation'}
     return forks.get(package, package) if ONEDL else package
 
 
 def run_block(language, text, folder):
-    """Run a block of a page in a folder, as a user of this environment does."""
+    """Run a code block of a page in a folder, with this environment on PATH."""
     for package in ('mmdet', 'mmsegmentation'):
         text = re.sub(
             rf'(mim (?:train|test|run)) {package}\b', rf'\1 {mim_name(package)}', text
@@ -51,13 +51,13 @@ TORCH_21 = torch.__version__.startswith('2.1.')
 
 
 def scalars(work_dir):
-    """Read what the one training in a folder logged."""
+    """Read the log of the only training in a folder."""
     (log,) = work_dir.glob('*/vis_data/scalars.json')
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def make_mini(tool, folder):
-    """Make a few images with one of the tools; return the folder."""
+    """Make a small data set with one of the tools; return its folder."""
     sizes = ['--train', '8', '--val', '4']
     subprocess.run([sys.executable, ROOT / 'tools' / tool, folder, *sizes], check=True)
     return folder

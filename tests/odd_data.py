@@ -1,4 +1,4 @@
-"""Small data sets of odd make, as users have them."""
+"""Small data sets with unusual sizes, names and ids, as users have them."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-# Portrait, landscape, an image without objects last.
+# Portrait, landscape, square; the last image has no objects.
 SIZES = ((90, 60), (64, 120), (70, 70), (60, 80))
 STEMS = ('a  photo', 'Größe 1', '第三张', "it's empty")
 
 
 def draw(size, label, count, rng):
-    """Draw a scene with one rectangle of a class; return the image and the box."""
+    """Draw an image with one rectangle of a class; return the image and the box."""
     height, width = size
     image = rng.integers(90, 120, (height, width, 3), dtype=np.uint8)
     left, top = int(rng.integers(2, width // 3)), int(rng.integers(2, height // 3))
@@ -29,13 +29,13 @@ def write_image(path, image):
 
 
 def make_coco(root: Path, classes, masks=True):
-    """Write a detection set in COCO's layout, each class at least once."""
+    """Write a detection set in COCO's layout with every class at least once."""
     for split in ('train2017', 'val2017'):
         rng = np.random.default_rng(0)
         images, annotations = [], []
         for number in range(4):
             size = SIZES[number]
-            # Another number than the index, as files from the field have.
+            # Differs from the index, as in real files.
             image_id = 7 * number + 3
             suffix = '.png' if number % 2 else '.JPG'
             name = f'{STEMS[number]} {number}{suffix}'
@@ -72,7 +72,7 @@ def make_coco(root: Path, classes, masks=True):
 
 
 def make_labels(root: Path, classes, void, suffix):
-    """Write a segmentation set: images, label images, a rim of void."""
+    """Write a segmentation set: images, and label images with void outlines."""
     for split in ('train', 'val'):
         rng = np.random.default_rng(0)
         for number, (size, stem) in enumerate(zip(SIZES, STEMS)):

@@ -1,4 +1,4 @@
-"""The published networks' figures, and the weights they were taken with."""
+"""Reference outputs of the published networks, and the weights behind them."""
 
 import json
 import zlib
@@ -21,7 +21,7 @@ def case_id(case):
 
 
 def weight(name, shape):
-    """Make the weight that the figures were taken with from a parameter's name."""
+    """Generate the weight of the reference outputs from a parameter's name."""
     seed = zlib.crc32(name.encode())
     z = np.random.RandomState(seed).standard_normal(shape).astype('float32')
     if len(shape) > 1:
@@ -34,7 +34,7 @@ def weight(name, shape):
 
 
 def load_weights(model):
-    """Give a backbone the weights of the figures."""
+    """Load the weights of the reference outputs into a backbone."""
     model.load_state_dict(
         {name: weight(name, tuple(p.shape)) for name, p in model.state_dict().items()}
     )
@@ -48,7 +48,7 @@ def images(case):
 
 
 def error(output, expected):
-    """Measure the largest deviation at the sampled places, relative to the std."""
+    """Return the largest error at the sampled positions, relative to the std."""
     assert list(output.shape) == expected['shape']
     values = output.contiguous().flatten()[expected['index']]
     deviation = (values - torch.tensor(expected['value'])).abs().max()

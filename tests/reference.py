@@ -1,7 +1,7 @@
-"""A slow, obvious CrossFormer to compare with.
+"""A slow, simple reference implementation of CrossFormer.
 
-It takes the weights of a backbone under test and attends group by group, one token
-list per group, so there is nothing to pad and nothing to mask.
+It uses the weights of the backbone under test and attends group by group over lists of
+tokens, so it needs neither padding nor masks.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 
 def backbone(model, images, group_size, interval, lda_mode):
-    """Compute the outputs of ``model`` the slow way."""
+    """Compute the outputs of ``model`` with the reference implementation."""
     x = cross_scale(images, model.patch_embed.projs, stride=4)
     x = layer_norm(x, model.patch_embed.norm)
     outs = []
@@ -37,7 +37,7 @@ def backbone(model, images, group_size, interval, lda_mode):
 
 
 def token_groups(height, width, group_size, interval, lda_mode, long_distance):
-    """Sort the tokens of a map into groups.
+    """Split the tokens of a map into groups.
 
     Returns:
         list: Per group a list of ((row, column) in the map, (row, column) in the

@@ -1,4 +1,4 @@
-"""What the paper's ablations put in the place of CrossFormer's own parts."""
+"""Modules that replace CrossFormer's own in the paper's ablations."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def build(**kwargs):
 
 
 @pytest.mark.parametrize('variant', VARIANTS, ids=str)
-def test_every_variant_learns_by_config_only(variant):
+def test_every_configured_variant_gets_gradients(variant):
     model = build(**variant)
     outputs = model(torch.randn(2, 3, 60, 92))
     assert [list(o.shape) for o in outputs] == [[2, 32, 15, 23], [2, 64, 8, 12]]
@@ -43,7 +43,7 @@ def test_every_variant_learns_by_config_only(variant):
     assert idle == []
 
 
-def test_which_blocks_attend_how():
+def test_attention_type_and_interval_of_each_block():
     def kinds(attention):
         bias = 'none' if attention == 'reduction' else 'dpb'
         blocks = build(attention=attention, position_bias=bias).layers[0].blocks
@@ -59,7 +59,7 @@ def test_which_blocks_attend_how():
 
 @pytest.mark.parametrize('size', [(10, 13), (8, 8), (4, 9), (3, 3)])
 def test_shifted_windows_token_by_token(size):
-    """Against a loop over all pairs: same window after the shift, and no other."""
+    """Compare with a loop over all pairs of tokens in the same shifted window."""
     height, width = size
     rows = cols = min(4, height)
     heads, dim = 2, 8
@@ -100,8 +100,8 @@ def test_shifted_windows_token_by_token(size):
         )
 
 
-def test_spatial_reduction_sees_all_tokens_by_their_means():
-    """With a reduction that averages, keys and values are those of the means."""
+def test_spatial_reduction_attends_to_token_means():
+    """Check that an averaging reduction gives the keys and values of the means."""
     torch.manual_seed(0)
     attention = SpatialReductionAttention(8, 2, ratio=2).eval()
     attention.norm = torch.nn.Identity()
@@ -119,12 +119,12 @@ def test_spatial_reduction_sees_all_tokens_by_their_means():
         torch.testing.assert_close(out, attention.proj(expected), rtol=1e-4, atol=1e-5)
 
 
-def test_relative_position_bias_looks_offsets_up():
+def test_relative_position_bias_lookup():
     bias = RelativePositionBias(num_heads=2, group_size=7)
     assert torch.equal(bias(7, 7), bias.table)
     small = bias(3, 5)
     assert small.shape == (2, 5, 9)
-    # The middle is the offset 0 of both.
+    # The center entry is offset 0 in both tables.
     assert torch.equal(small[:, 2, 4], bias.table[:, 6, 6])
     assert torch.equal(small[:, 0, 8], bias.table[:, 4, 10])
     with pytest.raises(
@@ -154,6 +154,6 @@ def test_absolute_positions_are_added_and_interpolated():
         (dict(attention='reduction'), "attention='reduction' has no groups.*'ape'"),
     ],
 )
-def test_what_is_refused(arguments, message):
+def test_invalid_attention_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         build(**arguments)

@@ -1,4 +1,4 @@
-"""Attention taken by hooks: what it says is what the network does."""
+"""Attention recorded by hooks equals the network's attention."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def backbone(**kwargs):
 
 @pytest.fixture(params=['interval', 'group'])
 def recorded(request):
-    """A map that needs padding at both edges: outputs, records and the network."""
+    """Record a map that needs padding at both edges."""
     model = backbone(lda_mode=request.param)
     image = torch.randn(1, 3, 90, 150)
     with record_attention(model) as records, torch.no_grad():
@@ -26,7 +26,7 @@ def recorded(request):
     return model, image, outputs, records
 
 
-def test_each_block_is_recorded_and_nothing_stays_behind(recorded):
+def test_each_block_is_recorded_and_hooks_are_removed(recorded):
     model, image, outputs, records = recorded
     assert [len(stage) for stage in records] == ARCH['depths']
     assert [r.grouping.interval for stage in records for r in stage] == [1, 4, 1, 2]
@@ -37,7 +37,7 @@ def test_each_block_is_recorded_and_nothing_stays_behind(recorded):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_weights_times_values_are_the_attention(recorded):
+def test_weights_times_values_equal_the_attention(recorded):
     model, _, _, records = recorded
     for record in sum(records, []):
         attention, (height, width) = record.attention, record.shape
@@ -51,7 +51,7 @@ def test_weights_times_values_are_the_attention(recorded):
         torch.testing.assert_close(attention.proj(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_token_attends_to_its_group_only(recorded):
+def test_token_attends_to_its_group_only(recorded):
     *_, records = recorded
     for record in sum(records, []):
         height, width = record.shape
@@ -66,11 +66,11 @@ def test_a_token_attends_to_its_group_only(recorded):
         else:
             assert set((numbers // width // rows).tolist()) == {row // rows}
             assert set((numbers % width // cols).tolist()) == {col // cols}
-        # All of it goes to tokens of the map, none to padding.
+        # Padding gets no attention.
         torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)))
 
 
-def test_a_batch_is_refused_and_the_hooks_are_gone():
+def test_batch_is_refused_and_hooks_are_removed():
     model = backbone()
     refused = pytest.raises(ValueError, match='one image at a time, got 2')
     with refused, record_attention(model), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Every config parses, builds as published, and makes a step."""
+"""Every config is valid, builds the published network and runs a step."""
 
 import math
 import re
@@ -15,8 +15,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from tests.helpers import ROOT, on_openmmlab
 
 FOLDER = ROOT / 'configs'
-# Those of classifiers are tested in tests/classification, those to copy for data of
-# one's own in tests/test_own_data.py.
+# Classifiers are tested in tests/classification, the examples for own data in
+# tests/test_own_data.py.
 ELSEWHERE = ('crossformer', 'own_')
 CONFIGS = sorted(p for p in FOLDER.glob('*.py') if not p.stem.startswith(ELSEWHERE))
 PUBLISHED_CONFIGS = [path for path in CONFIGS if '_mini_' not in path.stem]
@@ -25,13 +25,13 @@ MODELS_IN_INDEX = {
     for path in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
     for model in yaml.safe_load((ROOT / path).read_text())['Models']
 }
-# Counts that are not the published ones, in millions.
+# Parameters in millions that differ from the published counts.
 DEVIATIONS = {
-    # Published as 40.8, which is the count on S. Mask R-CNN has 7.2 M less on ++S than
-    # on S as well.
+    # Published as 40.8, the count with S. With Mask R-CNN, ++S also has 7.2 M less than
+    # S.
     'retinanet_crossformerpp_s_fpn_1x_coco': 33.0,
-    # 83.645, published as 83.7. The step from B to ++B, the cooling layers, is 0.023
-    # everywhere, and B is 83.622, published as 83.6.
+    # 83.645, published as 83.7. The cooling layers of ++B always add 0.023 to B, which
+    # is 83.622, published as 83.6.
     'upernet_crossformerpp_b_160k_ade20k': 83.6,
 }
 
@@ -49,7 +49,7 @@ def name_of(path):
 def test_builds_with_the_published_number_of_parameters(path):
     cfg = Config.fromfile(path)
     assert cfg.custom_imports['imports'] == ['crossformer_mm']
-    # It names the comma that a single class lacks.
+    # Its error explains a missing comma after a single class.
     assert cfg.runner_type == 'CheckedRunner'
     hooks = [hook.type for hook in cfg.custom_hooks]
     assert ('NumClassCheckHook' in hooks) == (cfg.default_scope == 'mmdet')
@@ -85,7 +85,7 @@ def test_every_published_config_is_in_the_index():
         assert source.startswith('published' if 'Results' in model else 'none')
 
 
-def test_the_plugin_is_imported_before_other_bases_are_looked_up():
+def test_plugin_is_imported_before_other_bases():
     bases = [
         re.findall("'(.+?)'", found[1])
         for path in FOLDER.rglob('*.py')
@@ -169,10 +169,10 @@ def test_ratios_of_multi_scale_testing(head):
     assert [entry.scale for entry in resize] == [(2048 * r, 512 * r) for r in ratios]
 
 
-def test_roots_point_all_data_elsewhere(monkeypatch):
+def test_root_variables_set_all_data_roots(monkeypatch):
     monkeypatch.setenv('COCO_ROOT', '/somewhere')
     monkeypatch.setenv('ADE20K_ROOT', '/somewhere')
-    # The others inherit from these.
+    # The other configs inherit from these.
     roots = [p for p in CONFIGS if '_crossformer_s_' in p.stem or '_mini_' in p.stem]
     for path in roots:
         cfg = Config.fromfile(path)
@@ -189,7 +189,7 @@ def test_roots_point_all_data_elsewhere(monkeypatch):
 @pytest.mark.parametrize(
     'path', [path for path in PUBLISHED_CONFIGS if '_s_' in path.stem], ids=name_of
 )
-def test_small_memory_fits_any_config(path, tmp_path):
+def test_small_memory_applies_to_any_config(path, tmp_path):
     recipe = FOLDER / '_base_' / 'small_memory.py'
     lines = [line.lstrip('# ') for line in recipe.read_text().splitlines()]
     added = [line for line in lines if '= _base_.' in line]
@@ -204,11 +204,11 @@ def test_small_memory_fits_any_config(path, tmp_path):
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=16)
 
 
-# Arguments of optimizers and optimizers that came after torch 2.1, or to the CPU.
+# Optimizers and their arguments added after torch 2.1, or later for the CPU.
 NEWER = r'\bfused\b|\bdecoupled_weight_decay\b|Adafactor|Muon|\bcompile\b'
 
 
-def test_no_config_needs_a_newer_torch_than_setup_py_asks_for():
+def test_no_config_needs_a_newer_torch_than_setup_py():
     assert "'torch>=2.1'" in (ROOT / 'setup.py').read_text()
     for path in FOLDER.rglob('*.py'):
         assert not re.search(NEWER, path.read_text()), path.name
@@ -218,16 +218,16 @@ SMALL = (96, 96)
 
 
 def shrink(node):
-    """Make all images of a config small and its proposals few."""
+    """Reduce the image sizes and the number of proposals of a config."""
     if isinstance(node, dict):
         if node.get('type') in ('Resize', 'RandomResize'):
-            # Two scales, or one with a range of ratios.
+            # A list of scales, or one scale with a range of ratios.
             several = isinstance(node['scale'], list)
             node['scale'] = [SMALL, SMALL] if several else SMALL
         for key in ('crop_size', 'size'):
             if key in node:
                 node[key] = SMALL
-        # Of proposals, in training before and after sampling, and in testing.
+        # Numbers of proposals: before NMS, after it, and sampled.
         for key in ('nms_pre', 'max_per_img', 'num'):
             if isinstance(node.get(key), int):
                 node[key] = min(node[key], 20)
@@ -238,12 +238,12 @@ def shrink(node):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=name_of)
-def test_a_step_of_training_and_of_testing(path, mini_coco, mini_ade20k, monkeypatch):
+def test_one_training_and_one_test_step(path, mini_coco, mini_ade20k, monkeypatch):
     monkeypatch.setenv('COCO_ROOT', str(mini_coco))
     monkeypatch.setenv('ADE20K_ROOT', str(mini_ade20k))
     cfg = Config.fromfile(path)
     shrink(cfg._cfg_dict)
-    # A block that is dropped for both images gets no gradient.
+    # A block dropped for both images would get no gradient.
     cfg.model.backbone.drop_path_rate = 0.0
     torch.manual_seed(0)
     model = build(cfg)

@@ -1,4 +1,4 @@
-"""The documentation builds, its commands run, its links, names and pictures exist."""
+"""The documentation builds, its commands run, and its links and pictures exist."""
 
 import os
 import re
@@ -13,9 +13,9 @@ DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
 TEXTS = [*PAGES, ROOT / 'README.md', ROOT / 'CHANGELOG.md']
 CONTRIBUTE = (DOCS / 'contribute.md').read_text()
-# A mark in a comment, and the fenced block after it.
+# A mark in an HTML comment, and the fenced block after it.
 MARKED = re.compile(r'(?:<!-- ([^>]+) -->\n)?```(\w+)\n(.+?)```', re.DOTALL)
-# What such a mark says: it is run here, there, or cannot be run without the thing.
+# Valid marks: run here, run by hand or in another test, or not run for a reason.
 MARK = re.compile(r'run|run by hand on .+|tested by (\S+)|needs .+|file (\S+)')
 
 
@@ -30,7 +30,7 @@ def blocks(page):
     return MARKED.findall(text)
 
 
-def test_builds_without_a_warning_or_a_dead_link(tmp_path):
+def test_builds_without_warnings_or_dead_links(tmp_path):
     built = subprocess.run(
         [sys.executable, '-m', 'mkdocs', 'build', '--strict', '-d', tmp_path / 'site'],
         cwd=ROOT,
@@ -64,7 +64,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize('page', TEXTS, ids=page_id)
-def test_links_lead_somewhere(page):
+def test_link_targets_exist(page):
     for link in re.findall(r'\]\(([^)]+)\)', page.read_text()):
         if '://' not in link:
             name, _, anchor = link.partition('#')
@@ -74,14 +74,14 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize('page', TEXTS, ids=page_id)
-def test_configs_and_tools_that_are_named_exist(page):
+def test_mentioned_configs_and_tools_exist(page):
     for name in re.findall(
         r'(?<![\w/])((?:configs|tools)/\w+\.py)\b', page.read_text()
     ):
         assert (ROOT / name).is_file(), name
 
 
-def test_the_readme_fits_its_length():
+def test_readme_length():
     assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
 
 
@@ -93,7 +93,7 @@ def test_every_picture_is_shown_and_made_by_make_docs_images():
         assert re.search(rf'\b{picture.stem}\b', recipe), picture.name
 
 
-def test_the_layout_has_a_line_for_every_module_and_folder():
+def test_layout_lists_every_module_and_folder():
     package = ROOT / 'crossformer_mm'
     modules = {str(path.relative_to(package)) for path in package.glob('**/*.py')}
     modules = {name for name in modules if not name.startswith('.mim')}
@@ -106,7 +106,7 @@ def test_the_layout_has_a_line_for_every_module_and_folder():
             assert re.search(rf'^  {folder.name}/ ', CONTRIBUTE, re.MULTILINE), folder
 
 
-def test_the_terms_of_the_paper_lead_to_the_code():
+def test_terms_of_the_paper_link_to_the_code():
     rows = re.findall(
         r'^\| ([A-Z]{3}) \|.+\]\(\.\./(.+?)\): (.+) \|$', CONTRIBUTE, re.M
     )
@@ -125,10 +125,10 @@ def test_the_terms_of_the_paper_lead_to_the_code():
     ids=page_id,
 )
 def test_commands_run(page, tmp_path):
-    """In an empty folder with the repository's configs and tools, in their order."""
+    """Run the commands in order, in a folder with links to configs and tools."""
     for name in ('configs', 'tools', 'docs'):
         (tmp_path / name).symlink_to(ROOT / name)
-    # The environment is the one that runs this.
+    # Use the current environment.
     (tmp_path / '.venv').symlink_to(sys.prefix)
     for mark, language, text in blocks(page):
         if mark.startswith('file '):

@@ -1,6 +1,6 @@
-"""The main job through the real tools: train, test, resume.
+"""Training, testing and resuming with mim.
 
-tests/test_own_data.py goes on to the pictures.
+The plots are tested in tests/test_own_data.py.
 """
 
 import json
@@ -15,7 +15,7 @@ ONE_EPOCH = ('--cfg-options', 'train_cfg.max_epochs=1')
 
 
 def metrics(work_dir):
-    """Read the newest result that mmengine wrote."""
+    """Return the metrics of the newest test."""
     files = [p for p in work_dir.glob('*/*.json') if p.stem == p.parent.name]
     return json.loads(max(files).read_text())
 
@@ -55,12 +55,12 @@ def test_full_size_config_runs_on_the_mini_set(mim, mini_coco, tmp_path):
         *('train', 'mmdet', FULL, *ONE_EPOCH),
         *('model.backbone.init_cfg=None', 'train_dataloader.dataset.indices=2'),
         'val_dataloader.dataset.indices=1',
-        # Of the published scale a quarter of the pixels.
+        # A quarter of the pixels of the published scale.
         *(
             f'{split}_dataloader.dataset.pipeline.{i}.scale=(667,400)'
             for split, i in (('train', 2), ('val', 1))
         ),
-        # After one iteration nothing is sure enough to be evaluated otherwise.
+        # After one iteration no score exceeds the default threshold.
         'model.test_cfg.rcnn.score_thr=0.0',
         coco_root=mini_coco,
     )

@@ -1,4 +1,4 @@
-"""requirements/, without installing anything."""
+"""The scripts in requirements/, without installing anything."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ REQUIREMENTS = ROOT / 'requirements'
 
 @pytest.fixture
 def install(monkeypatch, tmp_path):
-    """The installer as a module, its repository moved to an empty folder."""
+    """Return the installer as a module that works on an empty folder."""
     monkeypatch.syspath_prepend(REQUIREMENTS)
     import install
 
@@ -34,7 +34,7 @@ def install(monkeypatch, tmp_path):
 
 @pytest.fixture
 def compile_mmcv(monkeypatch):
-    """The compilation as a module."""
+    """Return requirements/compile_mmcv.py as a module."""
     monkeypatch.syspath_prepend(REQUIREMENTS)
     import compile_mmcv
 
@@ -48,7 +48,7 @@ def pins(compile_mmcv):
 
 @pytest.fixture
 def steps(install, monkeypatch):
-    """Every step by name, recorded instead of run."""
+    """Replace every step by one that only records its name; return the names."""
     done = []
     names = [name for name in vars(install) if name.startswith('install_')]
     for name in (*names, 'verify'):
@@ -63,7 +63,7 @@ def steps(install, monkeypatch):
 
 
 def one_line(stopped):
-    """Return the line that the installer ended with."""
+    """Return the one-line error of the installer."""
     line = str(stopped.value)
     assert line.startswith('make env: ') and '\n' not in line
     return line
@@ -105,7 +105,7 @@ def test_too_little_disk(install, pins, monkeypatch):
 
 
 def run_copy(folder, **env):
-    """Run a copy of the real thing in a folder, with a bare environment."""
+    """Run a copy of the installer with these variables only; return its error."""
     shutil.copytree(REQUIREMENTS, folder / 'requirements')
     shutil.copy(ROOT / 'setup.py', folder)
     result = subprocess.run(
@@ -121,7 +121,7 @@ def run_copy(folder, **env):
 
 
 def machine(folder, **programs):
-    """A folder for PATH: a C++ compiler and programs that print what is given."""
+    """Make a folder for PATH with a C++ compiler and programs that print a text."""
     folder.mkdir()
     (folder / 'c++').symlink_to(shutil.which('c++'))
     for name, output in programs.items():
@@ -148,7 +148,7 @@ def test_nvcc_of_another_cuda(tmp_path):
     assert 'CUDA 12' in line and 'CUDA 13' in line
 
 
-def test_a_broken_nvidia_smi_is_no_driver(install, tmp_path, monkeypatch):
+def test_broken_nvidia_smi_counts_as_no_driver(install, tmp_path, monkeypatch):
     path = machine(tmp_path / 'bin', nvidia_smi='9.0')
     monkeypatch.setenv('PATH', path)
     assert install.compute_capability() == '9.0'
@@ -156,7 +156,7 @@ def test_a_broken_nvidia_smi_is_no_driver(install, tmp_path, monkeypatch):
     assert install.compute_capability() == ''
 
 
-# The stamp
+# The stamp file
 
 
 def test_second_run_does_nothing(install, steps):
@@ -174,7 +174,9 @@ def test_second_run_does_nothing(install, steps):
 
 
 @pytest.mark.parametrize('change', ['interrupted', 'driver', 'pins', 'python gone'])
-def test_anything_else_builds_it_anew(install, steps, monkeypatch, change):
+def test_changed_or_incomplete_environment_is_rebuilt(
+    install, steps, monkeypatch, change
+):
     if change == 'interrupted':
 
         def die(pins):
@@ -199,7 +201,7 @@ def test_anything_else_builds_it_anew(install, steps, monkeypatch, change):
     assert steps[-1] == 'verify'
 
 
-def test_a_venv_made_by_hand_stays_as_it_is(install, steps):
+def test_foreign_venv_is_not_changed(install, steps):
     install.VENV.mkdir()
     with pytest.raises(SystemExit) as stopped:
         install.main()
@@ -211,9 +213,7 @@ def test_a_venv_made_by_hand_stays_as_it_is(install, steps):
 
 
 @pytest.mark.parametrize('had', [True, False])
-def test_the_cuda_build_stands_in_for_a_cpu_build_that_is_not_to_be_had(
-    install, pins, monkeypatch, had
-):
+def test_cuda_build_replaces_an_unavailable_cpu_build(install, pins, monkeypatch, had):
     calls = []
 
     def call(command):
@@ -227,7 +227,7 @@ def test_the_cuda_build_stands_in_for_a_cpu_build_that_is_not_to_be_had(
     assert had or ' torch===2.13.0 ' in calls[1]
 
 
-def test_a_failed_step_is_named(install, monkeypatch):
+def test_failed_step_error_names_the_command(install, monkeypatch):
     monkeypatch.setattr(install, 'PYTHON', sys.executable)
     install.VENV.mkdir()
     with pytest.raises(SystemExit) as stopped:
@@ -270,7 +270,7 @@ def test_mmcv_is_compiled_once_per_torch_and_device(
     assert not list((tmp_path / 'cache').rglob('*.part'))
 
 
-def test_wheels_stay_in_the_environment_when_pip_has_no_cache(
+def test_wheels_are_kept_in_the_environment_without_a_pip_cache(
     compile_mmcv, pins, monkeypatch
 ):
     monkeypatch.setenv('PIP_NO_CACHE_DIR', '1')
@@ -280,7 +280,7 @@ def test_wheels_stay_in_the_environment_when_pip_has_no_cache(
 
 @pytest.fixture
 def build(compile_mmcv, pins, monkeypatch, tmp_path):
-    """A call of compile_wheel in which another Python script stands for pip's."""
+    """Return a function that calls compile_wheel with a script in place of pip."""
 
     def run(script):
         monkeypatch.setattr(compile_mmcv, 'precompile', lambda header: True)
@@ -293,7 +293,7 @@ def build(compile_mmcv, pins, monkeypatch, tmp_path):
     return run
 
 
-def test_progress_is_ninjas_counter(build, tmp_path, capsys):
+def test_progress_shows_the_ninja_counter(build, tmp_path, capsys):
     script = (
         "import os; print(os.environ['CFLAGS'])\n"
         "for i in range(1, 4): print(f'  [{i}/3] c++ -c x.cpp\\nwarning')\n"
@@ -305,16 +305,14 @@ def test_progress_is_ninjas_counter(build, tmp_path, capsys):
     assert log.count('warning') == 3 and f'-include {tmp_path}/torch.hpp' in log
 
 
-def test_a_failed_compilation_shows_its_last_lines(build, tmp_path):
+def test_failed_compilation_shows_the_last_log_lines(build, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         build("print('x.cpp:1: error: no such op'); exit(1)")
     assert 'mmcv-build.log' in str(stopped.value)
     assert 'no such op' in str(stopped.value)
 
 
-def test_without_gcc_there_is_no_precompiled_header(
-    compile_mmcv, monkeypatch, tmp_path
-):
+def test_no_precompiled_header_without_gcc(compile_mmcv, monkeypatch, tmp_path):
     clang = tmp_path / 'clang++'
     clang.write_text('#!/bin/sh\nexec c++ -D__clang__ "$@"\n')
     clang.chmod(0o755)
@@ -322,8 +320,8 @@ def test_without_gcc_there_is_no_precompiled_header(
     assert not compile_mmcv.precompile(tmp_path / 'torch.hpp')
 
 
-def test_a_setup_py_of_old_finds_its_version(compile_mmcv, tmp_path):
-    """As pip runs it on Python 3.13: by sitecustomize."""
+def test_old_setup_py_finds_its_version(compile_mmcv, tmp_path):
+    """Run the workaround for Python 3.13 in sitecustomize, as in the pip build."""
     (tmp_path / 'sitecustomize.py').write_text(compile_mmcv.EXEC_AS_BEFORE)
     script = """
 def get_version():
@@ -355,13 +353,13 @@ def test_every_version_is_pinned_exactly():
             assert re.fullmatch(rf'[a-z\d-]+==[\d.]+{marker}', line)
 
 
-def test_setup_py_names_the_pythons_of_the_stack(pins):
+def test_setup_py_lists_the_python_versions_of_the_stack(pins):
     minors = re.findall(r'for n in \(([\d, ]+)\)', (ROOT / 'setup.py').read_text())
     named = [f'3.{minor}' for minor in minors[0].split(', ')]
     assert named == pins.pythons[::-1]
 
 
-def test_this_environment_is_as_pinned(pins):
+def test_this_environment_matches_the_pins(pins):
     from packaging.requirements import Requirement
 
     here = type(pins)(installed_stack(pins))
@@ -377,7 +375,7 @@ def installed_stack(pins):
     return sys.modules[type(pins).__module__].installed_stack()
 
 
-def test_pip_check_names_only_what_is_left_out_knowingly():
+def test_pip_check_reports_only_known_exceptions():
     result = subprocess.run(
         [sys.executable, '-m', 'pip', 'check'], capture_output=True, text=True
     )
@@ -385,7 +383,7 @@ def test_pip_check_names_only_what_is_left_out_knowingly():
         'mmengine 0.10.7 requires opencv-python, which is not installed.',
         'openmim 0.3.9 requires opendatalab, which is not installed.',
     }
-    if TORCH_21:  # whose tests of exporting are skipped
+    if TORCH_21:  # the export tests are skipped there
         wanted.add(
             'ml-dtypes 0.6.0 has requirement numpy>=2.0.0, but you have numpy 1.26.4.'
         )
@@ -405,7 +403,7 @@ def test_pip_check_names_only_what_is_left_out_knowingly():
             'imaug 0.4.3 requires imagecorruptions-imaug, which is not installed.',
             'imaug 0.4.3 has requirement opencv-python-headless<4.13, but you have '
             'opencv-python-headless 4.14.0.94.',
-            # The plugin asks for what pip cannot know the fork to be.
+            # pip does not know that onedl-mmengine provides mmengine.
             'crossformer-mm 0.1.0 requires mmengine, which is not installed.',
         }
     assert set(result.stdout.splitlines()) == wanted

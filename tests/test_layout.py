@@ -1,4 +1,4 @@
-"""Who may import whom, as docs/contribute.md says."""
+"""Allowed imports between the modules, as documented in docs/contribute.md."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ ALLOWED = {
 
 
 def imports(path):
-    """Name the modules of the package that a module imports."""
+    """Yield the names of the package's modules that a module imports."""
     here = ['crossformer_mm', *path.relative_to(PACKAGE).with_suffix('').parts]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -35,7 +35,7 @@ def imports(path):
 
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_only_what_its_folder_may(path):
+def test_imports_are_allowed_for_the_folder(path):
     folder = path.relative_to(PACKAGE).with_suffix('').parts[0]
     for name in imports(path):
         assert not name.startswith('tools')

@@ -1,4 +1,4 @@
-"""docs/own_data.md, command by command, on data of odd make."""
+"""The commands of docs/own_data.md on unusual data."""
 
 import os
 import re
@@ -19,7 +19,7 @@ MARK = re.compile(
     r'<!-- tested by tests/test_own_data.py -->\n```(\w+)\n(.+?)```', re.DOTALL
 )
 FORTY = tuple(f'class {i}' for i in range(40))
-# Ten iterations of the smallest network.
+# Ten iterations with the smallest network.
 SHORT = dict(images=5, epochs=4, batch_size=2, weights=None, scale=(96, 64))
 BACKBONE = "'CrossFormer_T', [64, 128, 256, 512]"
 
@@ -29,8 +29,8 @@ BY_HAND = pytest.mark.skipif(
 
 
 @pytest.fixture
-def half(tmp_path):
-    """Run the commands of a half of the page in an empty folder, as a user does."""
+def run_half(tmp_path):
+    """Return a function that runs the commands of one half of the page."""
     (tmp_path / 'tools').symlink_to(ROOT / 'tools')
     _, detection, segmentation = re.split(
         '^## ', (ROOT / 'docs' / 'own_data.md').read_text(), flags=re.MULTILINE
@@ -68,11 +68,11 @@ def names(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('classes', [FORTY, pytest.param(FORTY[:1], marks=BY_HAND)])
-def test_detection(classes, half, tmp_path):
+def test_detection(classes, run_half, tmp_path):
     make_coco(tmp_path / 'my_data', classes)
-    # At this rate something is found after ten iterations: the last block prints it.
+    # This rate gives detections after ten iterations; the last block prints them.
     lines = dict(SHORT, classes=classes, lr=3.5e-5, neck_norm=None)
-    output = half('Detection', 'own_coco_example.py', **lines)
+    output = run_half('Detection', 'own_coco_example.py', **lines)
     run = tmp_path / 'work_dirs' / 'det'
     assert names(run / 'demo' / 'vis') == names(tmp_path / 'my_data' / 'val2017')
     for name in ('curves.png', 'predictions.png', 'confusion_matrix.png'):
@@ -88,14 +88,14 @@ def test_detection(classes, half, tmp_path):
     ('classes', 'void', 'suffix'),
     [(FORTY[:20], 200, '.jpg'), pytest.param(FORTY[:2], 255, '.png', marks=BY_HAND)],
 )
-def test_segmentation(classes, void, suffix, half, tmp_path):
+def test_segmentation(classes, void, suffix, run_half, tmp_path):
     make_labels(tmp_path / 'my_labels', classes, void, suffix)
     colours = np.zeros((4, 4, 3), np.uint8)
-    colours[0], colours[1] = (0, 0, 255), (9, 9, 9)  # OpenCV's blue comes first
+    colours[0], colours[1] = (0, 0, 255), (9, 9, 9)  # BGR
     for folder in ('coloured', 'numbers'):
         (tmp_path / folder).mkdir()
     cv2.imwrite(str(tmp_path / 'coloured' / 'a.png'), colours)
-    output = half(
+    output = run_half(
         *('Segmentation', 'own_segmentation_example.py'),
         **dict(SHORT, crop=(64, 64)),
         classes=classes,
@@ -117,7 +117,7 @@ def test_segmentation(classes, void, suffix, half, tmp_path):
 
 
 def train(config, work_dir):
-    """Train two steps by a copied config and evaluate; return what was logged."""
+    """Train two steps with a copied config and evaluate; return the log."""
     cfg = Config.fromfile(config)
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     cfg.work_dir = str(work_dir)
@@ -133,7 +133,7 @@ def train(config, work_dir):
 
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
-    """A copy of an example in a folder with data."""
+    """Return a function that copies an example to a new folder."""
 
     def copy(name, **lines):
         shutil.copy(ROOT / 'configs' / f'{name}.py', tmp_path)
@@ -168,8 +168,8 @@ def test_labels_of_one_class_and_its_background(copied, tmp_path):
 
 @pytest.mark.slow
 @on_openmmlab
-def test_backbones_are_compared(copied, tmp_path, monkeypatch):
-    """The smallest comparison there is, and going on with it."""
+def test_compare_backbones(copied, tmp_path, monkeypatch):
+    """Run a minimal comparison, then continue it with another backbone."""
     monkeypatch.syspath_prepend(ROOT / 'tools')
     import compare_backbones
 
@@ -196,7 +196,7 @@ def test_backbones_are_compared(copied, tmp_path, monkeypatch):
     assert cv2.imread(str(tmp_path / 'out' / 'comparison.png')).std() > 1
 
 
-def test_nuclei_are_laid_out(tmp_path):
+def test_nuclei_are_converted(tmp_path):
     stage = tmp_path / 'kaggle-dsbowl-2018-dataset-fixes' / 'stage1_train'
     for number in range(21):
         folder = stage / f'{number:02}'
@@ -225,7 +225,7 @@ def test_nuclei_are_laid_out(tmp_path):
 @pytest.mark.parametrize('images', [3, 18, 20_000])
 @pytest.mark.parametrize('name', ['own_coco_example', 'own_segmentation_example'])
 @on_openmmlab
-def test_the_schedule_follows_the_data(name, images, copied):
+def test_schedule_depends_on_the_data_size(name, images, copied):
     cfg = Config.fromfile(copied(name, images=images, epochs=10, batch_size=2))
     iterations = max(10, 5 * images)
     assert cfg.train_cfg.max_iters == iterations

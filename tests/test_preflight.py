@@ -1,4 +1,4 @@
-"""preflight: faults that were sown are named, and sound configs raise no alarm."""
+"""preflight reports injected faults, and nothing for valid configs."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ TRAIN, VAL = 'instances_train2017.json', 'instances_val2017.json'
 
 @pytest.fixture
 def detector(mini_coco, tmp_path, monkeypatch):
-    """A sound config of a detector, on a copy of the annotations to spoil."""
+    """Return a valid config of a detector and a copy of its data to modify."""
     root = tmp_path / 'coco'
     shutil.copytree(mini_coco, root)
     monkeypatch.setenv('COCO_ROOT', str(root))
@@ -29,7 +29,7 @@ def detector(mini_coco, tmp_path, monkeypatch):
 
 @pytest.fixture
 def segmentor(mini_ade20k, tmp_path, monkeypatch):
-    """A sound config of a segmentor, on a copy of the data to spoil."""
+    """Return a valid config of a segmentor and a copy of its data to modify."""
     root = tmp_path / 'ade'
     shutil.copytree(mini_ade20k, root)
     monkeypatch.setenv('ADE20K_ROOT', str(root))
@@ -37,7 +37,7 @@ def segmentor(mini_ade20k, tmp_path, monkeypatch):
 
 
 def alarms(cfg, *checks):
-    """Return the lines of what is wrong."""
+    """Return the reported failures and warnings."""
     findings = [f for check in checks for f in getattr(preflight, check)(cfg)]
     return [str(f) for f in findings if f.verdict in ('FAIL', 'warn')]
 
@@ -51,7 +51,7 @@ def edit(root, change, name=TRAIN):
 
 
 def set_first(key, value):
-    """Return a change of the first annotation."""
+    """Return a function that changes the first annotation."""
 
     def change(data):
         data['annotations'][0][key] = value
@@ -65,7 +65,7 @@ def first_id(root):
     ]
 
 
-# Name, change of the annotation file, what the finding says beside file and id.
+# Name: change of the annotation file, expected message.
 ANNOTATION_FAULTS = {
     'category': (set_first('category_id', 999), 'category_id is not in categories'),
     'image': (set_first('image_id', 999), 'image_id is not in images'),
@@ -78,7 +78,7 @@ ANNOTATION_FAULTS = {
 
 
 @pytest.mark.parametrize('fault', ANNOTATION_FAULTS)
-def test_annotation_is_named_with_file_and_id(detector, fault):
+def test_annotation_error_names_file_and_id(detector, fault):
     cfg, root = detector
     change, message = ANNOTATION_FAULTS[fault]
     edit(root, change)
@@ -132,7 +132,7 @@ def test_annotation_file(detector, change, message):
     assert TRAIN in lines[0]
 
 
-def test_annotation_file_that_is_no_json(detector):
+def test_annotation_file_with_invalid_json(detector):
     cfg, root = detector
     (root / 'annotations' / TRAIN).write_text('{"images": [')
     assert 'is not in the format of COCO' in alarms(cfg, 'check_annotations')[0]
@@ -158,7 +158,7 @@ def test_images_in_both_splits(detector):
 
 
 CLASSES = ('stop sign', 'sports ball', 'kite', 'banana', 'vase')
-# Options of the config, the check, what it says.
+# Name: config options, check, expected message.
 DETECTOR_FAULTS = {
     'no folder': (
         {'train_dataloader.dataset.data_root': 'nowhere'},
@@ -311,7 +311,7 @@ def test_file_of_another_variant(detector, tmp_path):
     assert 'it looks like CrossFormer-S' in line
 
 
-def test_a_loss_that_is_not_finite(detector):
+def test_non_finite_loss(detector):
     cfg, _ = detector
     cfg.model.rpn_head.loss_cls.loss_weight = float('inf')
     assert any('not finite' in line for line in alarms(cfg, 'check_step'))
@@ -360,7 +360,7 @@ def test_fault_of_a_segmentor(segmentor, fault):
 
 
 def plain_dataset(cfg, classes, zero):
-    """Let the data set take its labels as they are."""
+    """Make the data set use the labels without ADE20K's settings."""
     dataset = cfg.train_dataloader.dataset
     dataset.type, dataset.metainfo = 'BaseSegDataset', dict(classes=classes)
     dataset.img_suffix, dataset.seg_map_suffix = '.jpg', '.png'
@@ -389,7 +389,7 @@ def test_values_of_label_images(segmentor, labels, zero, message):
         assert message in lines[0]
 
 
-def test_label_image_of_another_size_and_one_missing(segmentor):
+def test_wrong_size_and_missing_label_image(segmentor):
     cfg, root = segmentor
     first, second, *_ = sorted((root / 'annotations' / 'training').iterdir())
     cv2.imwrite(str(first), np.ones((9, 9), np.uint8))
@@ -408,7 +408,7 @@ def run_tool(config, *arguments):
 @pytest.mark.parametrize('sound', ['detector', 'segmentor'])
 def test_no_alarm_on_the_mini_configs(sound, request):
     request.getfixturevalue(sound)
-    # Its two epochs of the eight images here would end within the warm-up.
+    # Two epochs of eight images would end during the warm-up.
     longer = ('--cfg-options', 'train_cfg.max_epochs=3', 'param_scheduler.1.end=3')
     arguments = (DETECTOR, *longer) if sound == 'detector' else (SEGMENTOR,)
     result = run_tool(*arguments)
@@ -429,7 +429,7 @@ STOCK = (
 
 
 def on_mini_set(base, mini_coco, mini_ade20k):
-    """Return a config of MMDetection or MMSegmentation on a mini set."""
+    """Return a stock config that uses a mini set."""
     cfg = Config.fromstring(f'_base_ = {base!r}', '.py')
     for split in ('train', 'val', 'test'):
         root = mini_coco if base.startswith('mmdet') else mini_ade20k
@@ -447,7 +447,7 @@ def test_no_alarm_on_stock_configs(base, mini_coco, mini_ade20k):
     names = [check.__name__ for check in preflight.CHECKS]
     names.remove('check_step')  # takes seconds: see docs/own_config.md
     lines = alarms(cfg, *names)
-    # The mini set is small for the schedule, which is true.
+    # These warnings are correct: the mini set is small for the schedule.
     assert [x for x in lines if 'warm-up' not in x and 'milestones' not in x] == []
 
 
@@ -473,7 +473,7 @@ def test_no_such_file():
     assert result.stderr.strip() == 'preflight: there is no file nothing.py'
 
 
-def test_a_config_that_trains_nothing(tmp_path):
+def test_config_without_training(tmp_path):
     (tmp_path / 'part.py').write_text("model = dict(type='RetinaNet')")
     result = run_tool(tmp_path / 'part.py')
     assert result.returncode == 1

@@ -1,4 +1,4 @@
-"""crossformer-config swap: the rules, the text, and the command as a user starts it."""
+"""crossformer-config swap: its rules, the written text and the command."""
 
 import subprocess
 import sys
@@ -25,10 +25,10 @@ OLD, NEW = [256, 512, 1024, 2048], [96, 192, 384, 768]
         ([32], (3,), False),
         ([4, 8, 8, 8], None, True),  # dilated: by position
         ([16, 16, 16, 16], None, True),  # a plain transformer
-        ([8, 16, 100], (1, 2, 3), True),  # else the last ones
+        ([8, 16, 100], (1, 2, 3), True),  # an unknown stride: the last outputs
     ],
 )
-def test_which_outputs(strides, indices, differ):
+def test_output_indices(strides, indices, differ):
     given, note = backbone_config('CrossFormer_S', Outputs([1] * 4, strides))
     assert given.get('out_indices') == indices
     assert ('those of the stock backbone' in note) == differ
@@ -70,7 +70,7 @@ def test_widths(value, index, wanted):
 
 
 def changes(**settings):
-    """Return what a swap changes in a config, by the path."""
+    """Return the changes of a swap, by their path in the config."""
     model = dict(
         type='RetinaNet',
         backbone=dict(
@@ -83,7 +83,7 @@ def changes(**settings):
     return {c.path: c.value for c in rules.changes(cfg, 'CrossFormer_S')}
 
 
-def test_neck_is_changed_and_heads_behind_it_stay():
+def test_neck_changes_and_heads_after_it_do_not():
     found = changes(
         model=dict(
             neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=64),
@@ -94,7 +94,7 @@ def test_neck_is_changed_and_heads_behind_it_stay():
     assert ('model', 'bbox_head', 'in_channels') not in found
 
 
-def test_of_several_necks_the_first():
+def test_first_of_several_necks_changes():
     found = changes(
         model=dict(neck=[dict(in_channels=[64, 512]), dict(in_channels=512)])
     )
@@ -118,7 +118,7 @@ def test_heads_without_a_neck():
     assert found['model', 'auxiliary_head', 'kernel', 'in_channels'] == 192
 
 
-def test_head_without_convolutions_and_head_behind_a_jpu():
+def test_head_without_convolutions_and_head_after_a_jpu():
     head = dict(in_channels=512, in_index=3, channels=512, num_convs=0)
     found = changes(model=dict(decode_head=head))
     assert found['model', 'decode_head', 'channels'] == 768
@@ -155,7 +155,7 @@ def test_normalization(preprocessor, differs):
         assert found['model', 'data_preprocessor'] == rules.normalized()
 
 
-def test_adamw_for_sgd_only():
+def test_adamw_replaces_sgd_only():
     sgd = dict(optimizer=dict(type='SGD', lr=0.02), clip_grad=dict(max_norm=35))
     found = changes(optim_wrapper=sgd, auto_scale_lr=dict(base_batch_size=64))
     wanted = dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4)
@@ -165,7 +165,7 @@ def test_adamw_for_sgd_only():
     assert not any(path[0] == 'optim_wrapper' for path in found)
 
 
-def test_layer_decay_of_others():
+def test_layer_decay_is_translated():
     wrapper = dict(
         optimizer=dict(type='AdamW'),
         constructor='LearningRateDecayOptimizerConstructor',
@@ -178,7 +178,7 @@ def test_layer_decay_of_others():
     assert found['optim_wrapper', 'paramwise_cfg'] == decay
 
 
-def test_what_else_goes_and_stays():
+def test_pretrained_load_from_and_imports():
     found = changes(
         model=dict(pretrained='open-mmlab://resnet50_v1c'),
         load_from='coco.pth',
@@ -208,13 +208,13 @@ def test_what_else_goes_and_stays():
         ),
     ],
 )
-def test_refused_by_name(model, message):
+def test_unsupported_models_are_refused(model, message):
     cfg = Config(dict(default_scope='mmseg', model=model))
     with pytest.raises(rules.SwapError, match=message):
         rules.changes(cfg, 'CrossFormer_S')
 
 
-def test_text_is_as_ruff_formats_it(tmp_path):
+def test_text_is_formatted_like_ruff(tmp_path):
     long = dict(type='x' * 40, names=[f'name {i}' for i in range(20)])
     text = config_text(
         'mmdet::a.py',
@@ -238,7 +238,7 @@ def run(*arguments, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
+def test_command_errors_write_no_file(tmp_path):
     backbone = ('--backbone', 'CrossFormer_S', '--out')
     (tmp_path / 'old.py').write_text('')
     (tmp_path / 'empty.py').write_text('')
@@ -257,7 +257,7 @@ def test_command_says_what_is_wrong_and_writes_nothing(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {'old.py', 'empty.py'}
 
 
-# One of each kind: boxes, masks without a neck's pyramid of anchors, maps.
+# One of each kind: boxes, anchor-free masks, segmentation.
 FAMILIES = {
     'mmdet': (
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
@@ -289,7 +289,7 @@ def test_swapped_config_trains(package, base, mim, mini_coco, mini_ade20k, tmp_p
     cfg.model.backbone.init_cfg = None
     root = mini_coco if package == 'mmdet' else mini_ade20k
     make_short(cfg, root)
-    if base.startswith('mmdet::retinanet'):  # once as a user does
+    if base.startswith('mmdet::retinanet'):  # once with mim
         cfg.dump(tmp_path / 'small.py')
         small = ('train', package, tmp_path / 'small.py')
         trained = mim(*small, '--work-dir', tmp_path / 'run')
@@ -302,7 +302,7 @@ def test_swapped_config_trains(package, base, mim, mini_coco, mini_ade20k, tmp_p
 
 
 def make_short(cfg, root):
-    """Let a config train for an epoch of two images, or an iteration."""
+    """Shorten a config to an epoch of two images, or to one iteration."""
     from crossformer_mm.preflight.first_step import shrink
     from crossformer_mm.swap.dry_run import make_small
 
@@ -317,7 +317,7 @@ def make_short(cfg, root):
     for name in ('val_evaluator', 'test_evaluator'):
         if 'ann_file' in cfg[name]:
             cfg[name].ann_file = f'{root}/annotations/instances_val2017.json'
-    # Without mosaics, which keep a cache of many images, and their second stage.
+    # Without mosaics, which cache many images, and their second stage.
     mixes = ('CachedMosaic', 'CachedMixUp')
     dataset = cfg.train_dataloader.dataset
     dataset.pipeline = [t for t in dataset.pipeline if t.type not in mixes]

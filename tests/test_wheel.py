@@ -1,4 +1,4 @@
-"""Sdist and wheel carry everything, and work outside of the checkout."""
+"""Sdist and wheel are complete and work outside of the checkout."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def run(command, **options):
 
 @pytest.fixture(scope='module')
 def sdist(tmp_path_factory):
-    """Build an sdist as on Windows, where Git checks out links as text files."""
+    """Build an sdist as on Windows, where Git checks out symlinks as text files."""
     checkout = tmp_path_factory.mktemp('checkout')
     command = ['git', '-C', ROOT, 'ls-files', '-z', '-co', '--exclude-standard']
     for name in subprocess.check_output(command, text=True).rstrip('\0').split('\0'):
@@ -56,14 +56,14 @@ def wheel(sdist, tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path):
-    """Return how to run a command of this environment from another folder."""
+    """Return a function that runs a command in another folder."""
     env = {**os.environ, 'PATH': f'{MIM.parent}{os.pathsep}{os.environ["PATH"]}'}
     env.pop('PYTHONPATH', None)
     return lambda *command: run(command, cwd=tmp_path, env=env)
 
 
-def test_the_command_of_this_environment(here, tmp_path):
-    """As the shell finds it, in a process of its own."""
+def test_command_of_this_environment(here, tmp_path):
+    """Run the command as found on PATH, in a new process."""
     copied = here('crossformer-config', NAME, '--copy', 'mine')
     assert copied.stdout == f'mine/{NAME}.py\n'
     assert (tmp_path / 'mine' / f'{NAME}.py').is_file()
@@ -80,7 +80,7 @@ def test_mim_runs_a_tool_of_this_environment(here):
 
 @pytest.fixture(scope='module')
 def outside(wheel, tmp_path_factory):
-    """Install only the wheel; return how to run a command that sees nothing else."""
+    """Install only the wheel; return a function that runs a command, and the folder."""
     folder = tmp_path_factory.mktemp('installed')
     installed = run(
         [sys.executable, '-m', 'pip', 'install', '--no-deps', '-t', folder, wheel]
@@ -120,7 +120,7 @@ def test_configs_are_found_from_any_folder(outside):
     found = call('crossformer-config', NAME)
     path = found.stdout.strip()
     assert path == str(folder / 'crossformer_mm/.mim/configs' / f'{NAME}.py')
-    # mim finds it and the plugin; only the data is missing.
+    # mim finds the config and the plugin; only the data is missing.
     trained = call(MIM, 'train', mim_name('mmdet'), path)
     assert 'Data not found: data/coco/annotations' in trained.stdout
     assert NAME in call('crossformer-config').stdout
@@ -131,7 +131,7 @@ def test_configs_are_found_from_any_folder(outside):
 @pytest.mark.parametrize('tool', COMMANDS)
 def test_mim_runs_every_tool(outside, tool):
     call, _ = outside
-    # mim keeps --help to itself, and refuses it to packages that are not OpenMMLab's.
+    # mim handles --help itself and refuses it for packages outside OpenMMLab.
     result = call(MIM, 'run', 'crossformer_mm', tool, '--no-such-option')
     assert f'usage: {tool}.py' in result.stdout
 

@@ -1,13 +1,13 @@
-"""Try every file of the corpus on every way into the package.
+"""Load every file of the corpus through every entry point of the package.
 
-    python -m tests.checkpoint.attack              # all, with a table at the end
-    python -m tests.checkpoint.attack zip tensors  # some kinds
-    python -m tests.checkpoint.attack --fast       # one way for each file, as in CI
+    python -m tests.checkpoint.attack              # all files, then a table
+    python -m tests.checkpoint.attack zip tensors  # only these kinds
+    python -m tests.checkpoint.attack --fast       # one entry point per file, as in CI
 
-Each try is a process of its own, forked from one that has imported everything, with
-limits on time and memory. It has to end in one printable line, after 10 seconds of work
-and with 1 GB at most, without a signal, and without a trace: no marker, no new file, no
-class changed.
+Each attempt runs in its own process, forked from one that has imported everything, with
+limits on time and memory. It must end with one printable line, within 10 seconds of CPU
+time and 1 GB, without a signal, and without side effects: no marker file, no new file,
+no changed class.
 """
 
 import argparse
@@ -48,7 +48,7 @@ WATCHED = (HistoryBuffer, Counter, OrderedDict, torch.Tensor, torch.nn.Parameter
 
 
 def init_cfg(source, folder):
-    """Load as ``init_cfg`` does; a refused file changes no weight."""
+    """Load as ``init_cfg`` does; check that a refused file changes no weight."""
     backbone = MODELS.build(dict(type='CrossFormer', arch='tiny'))
     for parameter in backbone.parameters():
         parameter.data.fill_(UNTOUCHED)
@@ -66,7 +66,7 @@ def mmengine(source, folder):
 
 
 def tool(*arguments):
-    """Run the converter as its command does."""
+    """Return a function that runs the converter's command."""
 
     def run(source, folder):
         names = [str(folder / a) if '.' in a else a for a in arguments]
@@ -86,8 +86,8 @@ WAYS = {
 
 
 def fingerprint():
-    """Return what a file must not change in the process."""
-    HistoryBuffer()  # the first one registers the statistics
+    """Return the process state that a file must not change."""
+    HistoryBuffer()  # the first instance registers the statistics
     classes = [sorted((k, id(v)) for k, v in vars(c).items()) for c in WATCHED]
     statistics = sorted(
         (k, id(v)) for k, v in HistoryBuffer._statistics_methods.items()
@@ -98,18 +98,18 @@ def fingerprint():
 
 
 def peak():
-    """Return the most memory that this process has had."""
+    """Return the peak memory of this process in bytes."""
     status = Path('/proc/self/status').read_text()
     return int(status.partition('VmHWM:')[2].split()[0]) * 1024
 
 
 def child(way, source, folder):
-    """Try, and say what became of it."""
-    # A limit that memory reaches ends in MemoryError at best; what is there counts.
+    """Load the file; return the outcome."""
+    # This hard limit is a safety net. The measured peak decides.
     size = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + 4 * BYTES,) * 2)
-    signal.alarm(30 * SECONDS)  # by the clock, which also runs while others do
-    Path('/proc/self/clear_refs').write_text('5')  # forget the peak before
+    signal.alarm(30 * SECONDS)  # wall-clock time, hence the large margin
+    Path('/proc/self/clear_refs').write_text('5')  # reset the peak
     before, memory, start = fingerprint(), peak(), time.perf_counter()
     busy = time.process_time()
     out, message, outcome = io.StringIO(), '', 'loaded'
@@ -135,7 +135,7 @@ def child(way, source, folder):
 
 
 def attempt(way, source, folder):
-    """Try in a process of its own."""
+    """Load the file in a separate process; return the outcome."""
     reading, writing = os.pipe()
     if (pid := os.fork()) == 0:
         os.close(reading)
@@ -158,8 +158,8 @@ def attempt(way, source, folder):
     return json.loads(answer)
 
 
-def faults(case, way, result, new_files, honest_bytes):
-    """List what is wrong with the outcome of a try."""
+def faults(case, way, result, new_files, extra_bytes):
+    """List the faults of an outcome."""
     if result['outcome'] not in ('refused', 'loaded'):
         return [result['outcome'] + ': ' + result.get('message', '')[-600:]]
     found = []
@@ -173,10 +173,10 @@ def faults(case, way, result, new_files, honest_bytes):
         found.append('a line that is not printable, or endless')
     if result['out'].count('\nfile   ') or result['out'].count('\nkind  ') > 1:
         found.append('forged lines')
-    # Of work: a machine that has more to do makes it wait, up to the alarm.
+    # CPU time, since a busy machine delays the process; the alarm limits the rest.
     if result['busy'] > SECONDS:
         found.append(f'{result["busy"]:.1f} s of work, {result["seconds"]:.1f} s')
-    if result['memory'] > BYTES + honest_bytes:
+    if result['memory'] > BYTES + extra_bytes:
         found.append(f'{result["memory"] / 1e6:.0f} MB')
     if result['changed']:
         found.append('changed a class')
@@ -187,7 +187,7 @@ def faults(case, way, result, new_files, honest_bytes):
 
 
 def attack(case, ways):
-    """Try one file; return what came of it, and what is wrong with that, by way."""
+    """Load one file; return the outcome and its faults per entry point."""
     results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, 'files')
@@ -209,25 +209,25 @@ def attack(case, ways):
 
 
 def small_variants():
-    """Add the variant that the files are of; see ``kinds``."""
+    """Register the variant that the corpus uses; see ``kinds``."""
     common = dict(ARCHS['T'], embed_dims=16, num_heads=(1, 2, 4, 8))
     ARCHS['tiny'] = dict(common, depths=(1, 1, 2, 1))
 
 
 def main():
-    """Try all, and print a table."""
+    """Load all files and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('kinds', nargs='*', help='such as zip; default: all')
     parser.add_argument('--fast', action='store_true', help='one way for each file')
     args = parser.parse_args()
     small_variants()
-    reader.SECONDS = 2  # that servers get; the same code as for 8
+    reader.SECONDS = 2  # timeout for servers, shorter than the default
     table, wrong, slowest = defaultdict(Counter), [], []
     for i, case in enumerate(CASES):
         if args.kinds and case.kind not in args.kinds:
             continue
         table[case.kind]['files'] += 1
-        # The converter takes files only.
+        # The converter does not accept URLs.
         possible = ('init_cfg', 'mmengine') if case.kind == 'URLs' else tuple(WAYS)
         ways = (possible[i % len(possible)],) if args.fast else possible
         for way, (result, found) in attack(case, ways).items():

@@ -14,7 +14,7 @@ def small_variants(monkeypatch):
 
 @pytest.fixture
 def server(tmp_path):
-    """Serve ``tmp_path`` over HTTP on this machine."""
+    """Serve ``tmp_path`` over HTTP on localhost."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):

@@ -1,10 +1,10 @@
-"""Hostile and broken checkpoint files, by kind; ``attack`` tries them all.
+"""Hostile and broken checkpoint files, by kind; ``attack`` loads them all.
 
-Each builder writes one file. What has to become of it:
+Each builder writes one file. Its expected outcome:
 
-``refused``   by all that reads checkpoints
-``unusable``  by what wants a CrossFormer; MMEngine may read it as the data it is
-``harmless``  it may load, without what the attack was after
+``refused``   every reader refuses it
+``unusable``  it is refused as a CrossFormer; MMEngine may read it as plain data
+``harmless``  it may load, but the attack has no effect
 """
 
 import bz2
@@ -38,7 +38,7 @@ from tests.checkpoint.test_reader import Calls, hostile_objects, named, save
 
 
 class Case(NamedTuple):
-    """A builder, and what has to become of its file."""
+    """A builder and the expected outcome of its file."""
 
     kind: str
     name: str
@@ -50,7 +50,7 @@ CASES: list[Case] = []
 
 
 def case(kind, outcome='refused'):
-    """Register a function that writes a file."""
+    """Register a function as a builder."""
 
     def register(build):
         CASES.append(Case(kind, build.__name__, build, outcome))
@@ -60,18 +60,18 @@ def case(kind, outcome='refused'):
 
 
 def add(kind, contents, write, outcome='refused'):
-    """Register a file for each content."""
+    """Register a builder for each content."""
     for name, content in contents.items():
         CASES.append(Case(kind, name, partial(write, content), outcome))
 
 
 def checkpoint(**extra):
-    """Return what an honest file holds, and more."""
+    """Return the content of a legitimate file, with extra entries."""
     return {'model': kinds.classifier_weights('tiny'), 'state_dict': {}, **extra}
 
 
-def save_beside_weights(make, path):
-    """Save an object in a file whose weights are whole."""
+def save_with_weights(make, path):
+    """Save an object in a file with valid weights."""
     save(checkpoint(extra=make() if callable(make) else make), path)
 
 
@@ -94,14 +94,14 @@ FUNCTIONS = [
 
 def call_by_name(name, path):
     module, _, function = name.rpartition('.')
-    save_beside_weights(Calls(named(function, module), str(path) + '.mark'), path)
+    save_with_weights(Calls(named(function, module), str(path) + '.mark'), path)
 
 
 add('calls', {name: name for name in FUNCTIONS}, call_by_name)
 add(
     'calls',
     {f'{name} in a tuple': name for name in hostile_objects('mark')},
-    lambda name, path: save_beside_weights(
+    lambda name, path: save_with_weights(
         (hostile_objects(f'{path}.mark')[name],), path
     ),
 )
@@ -110,7 +110,7 @@ add(
 
 
 def write_pickle(pickled, path, entries=None):
-    """Write a file of torch.save with this pickle."""
+    """Write a file in the format of torch.save with this pickle."""
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('a/data.pkl', pickled)
         archive.writestr('a/version', b'3\n')
@@ -119,20 +119,20 @@ def write_pickle(pickled, path, entries=None):
 
 
 def text(string):
-    """Return the opcode of a text."""
+    """Return the opcode of a string."""
     data = string.encode()
     return b'X' + struct.pack('<I', len(data)) + data
 
 
 def name(path):
-    """Return the opcode of a name."""
+    """Return the opcode of a global."""
     return f'c{path.replace(" ", chr(10))}\n'.encode()
 
 
 START = b'\x80\x02'
 NESTED_PAIR = b')' + b'q\x00h\x00\x86' * 40
 ENCODE = name('_codecs encode')
-# Lists with twice the one before, up to one of 2^40 items.
+# Each list holds the previous one twice: 2^40 items when expanded.
 ENDLESS = b'(]' + b'q\x00]h\x00ah\x00a' * 40 + b't'
 OPCODES = {
     'empty': b'',
@@ -245,7 +245,7 @@ FLOATS = struct.pack('<4f', 1, 2, 3, 4)
 
 
 def storage(key='0', numel=4, kind='FloatStorage', location='cpu'):
-    """Return what stands for a storage in a pickle."""
+    """Return the persistent id of a storage."""
     return (
         b'('
         + text('storage')
@@ -258,18 +258,18 @@ def storage(key='0', numel=4, kind='FloatStorage', location='cpu'):
 
 
 def number(value):
-    """Return the opcode of a whole number."""
+    """Return the opcode of an integer."""
     data = value.to_bytes(value.bit_length() // 8 + 1, 'little', signed=True)
     return b'\x8a' + bytes([len(data)]) + data
 
 
 def numbers(*values):
-    """Return the opcodes of a tuple of numbers."""
+    """Return the opcodes of a tuple of integers."""
     return b'(' + b''.join(map(number, values)) + b't'
 
 
 def tensor(offset=0, size=(4,), stride=(1,), memory=None, rest=b'\x89N'):
-    """Return a pickle of one tensor."""
+    """Return the pickle of a tensor."""
     return (
         START
         + name('torch._utils _rebuild_tensor_v2')
@@ -382,8 +382,8 @@ def truth_values_of_other_numbers(path):
     write_pickle(pickled, path, {'0': bytes(range(240, 256))})
 
 
-def odd_weight(change, path):
-    """Save a classifier with a weight that is none."""
+def save_invalid_weight(change, path):
+    """Save a classifier with weights that are not plain dense tensors."""
     weights = kinds.classifier_weights('tiny')
     weights['norm.bias'] = change(weights['norm.bias'])
     weights['a.num_batches_tracked'] = change(torch.ones(4, 4))
@@ -396,7 +396,7 @@ def quantize(weight):
     return torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
 
 
-ODD_WEIGHTS = {
+INVALID_WEIGHTS = {
     'sparse': lambda weight: weight.to_sparse(),
     'sparse rows': lambda weight: torch.eye(4).to_sparse_csr(),
     'quantized': quantize,
@@ -405,19 +405,19 @@ ODD_WEIGHTS = {
     'conjugate weight': lambda weight: torch.complex(weight, weight).conj(),
 }
 if torch.__version__ < '2.4':
-    del ODD_WEIGHTS['nested']  # which that torch cannot save
-add('tensors', ODD_WEIGHTS, odd_weight)
+    del INVALID_WEIGHTS['nested']  # cannot be saved before torch 2.4
+add('tensors', INVALID_WEIGHTS, save_invalid_weight)
 
-# NumPy and the log
+# NumPy arrays and the log
 
 
 def dtype_with(*state, code='f8'):
-    """Return a forged type of NumPy."""
+    """Return a forged NumPy dtype."""
     return Calls(np.dtype, code), state
 
 
 class Builds:
-    """Pickles as a call and a state."""
+    """Is pickled as a call and a state."""
 
     def __init__(self, call, state):
         self.reduced = *call, state
@@ -436,7 +436,7 @@ ADDRESS = (0x414141414140).to_bytes(8, 'little')
 
 
 def array(shape, dtype, raw):
-    """Return an array that says anything of itself."""
+    """Return a pickled array with forged metadata."""
     return Builds(
         (RECONSTRUCT, (np.ndarray, (0,), b'b')), (1, shape, dtype, False, raw)
     )
@@ -516,13 +516,13 @@ NUMPY = {
     ),
     'statistic for data': lambda: HistoryBuffer.mean,
 }
-add('NumPy', NUMPY, save_beside_weights)
+add('NumPy', NUMPY, save_with_weights)
 
-# The zip
+# The zip archive
 
 
 def rezip(change, path):
-    """Write an honest file, then rewrite its zip."""
+    """Write a legitimate file, then rewrite its zip archive."""
     kinds.classifier(path, 'tiny')
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -559,7 +559,7 @@ def with_entry(name, content):
 
 
 def entry_of_zeros(archive, entries):
-    """Write an entry of 8 GB of zeros in some kilobytes."""
+    """Write an entry of 8 GB of zeros that takes a few kilobytes."""
     compressed(zipfile.ZIP_STORED)(archive, entries)
     with archive.open(zipfile.ZipInfo('file/zeros'), 'w') as entry:
         entry.write(bz2.compress(bytes(2**24)))
@@ -568,7 +568,7 @@ def entry_of_zeros(archive, entries):
 
 
 def overlapping(archive, entries):
-    """Let a thousand entries be the same megabyte."""
+    """Write a thousand entries that share the same megabyte."""
     compressed(zipfile.ZIP_STORED)(archive, entries)
     archive.writestr('file/data/x', bytes(10**6))
     for i in range(1000):
@@ -610,7 +610,7 @@ def another_byte_order(path):
 
 
 class Marks(nn.Module):
-    """Scripted, it makes a file where it is loaded."""
+    """A module that creates a file when its scripted form is loaded."""
 
     def __init__(self, mark):
         super().__init__()
@@ -638,7 +638,7 @@ def scripted_module(path):
 
 
 def edited(edit, path):
-    """Write an honest file, and edit its bytes."""
+    """Write a legitimate file and edit its bytes."""
     kinds.classifier(path, 'tiny')
     path.write_bytes(edit(bytearray(path.read_bytes())))
 
@@ -698,7 +698,7 @@ EDITS = {
     'zeros': lambda data: bytes(len(data)),
 }
 add('zip', EDITS, edited)
-# All there, and its checksums right: read as the whole file that it is.
+# All entries and checksums are correct, so these load as intact files.
 TOLERATED = {
     'directory elsewhere': break_the_directory,
     'count of entries': count_entries_wrongly,
@@ -720,7 +720,7 @@ def edited_old(edit, path):
 def old_parts(
     content, keys, storages, start=0x1950A86A20F9469CFC6C, info=b'\x80\x02}.'
 ):
-    """Return such a file, whatever its parts."""
+    """Return a file in the old format with the given parts."""
     parts = pickle.dumps(start, 2) + pickle.dumps(1001, 2) + info
     return parts + content + pickle.dumps(keys, 2) + storages
 
@@ -764,7 +764,7 @@ def call(path):
     write_old(content, path)
 
 
-# Archives that are none of torch.save
+# Archives not written by torch.save
 
 
 def write_tar(mode, path):
@@ -776,7 +776,7 @@ add('tar', {mode: mode for mode in ('w', 'w:gz', 'w:bz2', 'w:xz')}, write_tar)
 
 
 def tar_header():
-    """Return a header that says that 8 GB of names follow."""
+    """Return a header that announces 8 GB of names."""
     info = tarfile.TarInfo('x')
     info.type, info.size = tarfile.XHDTYPE, 2**33
     return info.tobuf(tarfile.GNU_FORMAT) + bytes(2**24)
@@ -831,7 +831,7 @@ def header_of_exabytes(path):
     path.write_bytes(struct.pack('<Q', 2**60) + b'{"a": 1}')
 
 
-# Weights that are whole for torch, but no CrossFormer's
+# Weights that torch loads but that do not fit a CrossFormer
 
 
 def write_weights(change, path):
@@ -906,7 +906,7 @@ def methods_of_the_dict(path):
     torch.save(content, path)
 
 
-# Things that are no files
+# Paths that are not checkpoint files
 
 
 @case('paths')
@@ -982,16 +982,16 @@ def pointer_of_git_lfs(path):
     path.write_text('version https://git-lfs.github.com/spec/v1')
 
 
-# Servers; the builder writes down the address of one
+# Servers; the builder writes the address to a file
 
 
 def serve(answer, path, slowly=b''):
-    """Answer each connection, from a thread that ends with the process.
+    """Answer each connection from a daemon thread.
 
     Args:
-        answer (bytes, optional): What is sent at once; None sends nothing, and waits.
-        path (Path): The address goes into a file beside it.
-        slowly (bytes): What is sent after that, two bytes a second.
+        answer (bytes, optional): Sent at once; None sends nothing and waits.
+        path (Path): The address is written next to it, with suffix .url.
+        slowly (bytes): Sent afterwards, two bytes per second.
     """
     listener = socket.create_server(('127.0.0.1', 0))
 

@@ -1,9 +1,9 @@
-"""Honest checkpoint files of all kinds: what trainings save with their weights.
+"""Legitimate checkpoint files of all kinds, as trainings save them.
 
     python -m tests.checkpoint.honest FOLDER
 
-writes them with the torch and NumPy that are installed. ``tests/data/honest`` has those
-of others.
+writes them with the installed torch and NumPy. ``tests/data/honest`` has files of other
+versions.
 """
 
 import sys
@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 
 
 def numbers(*shape):
-    """Return numbers that are the same everywhere."""
+    """Return a tensor of deterministic values."""
     return torch.arange(float(np.prod(shape, dtype=int))).reshape(shape) / 7
 
 
@@ -33,7 +33,7 @@ def model():
 
 
 def trained(optimizer, **options):
-    """Return an optimizer after a step."""
+    """Return an optimizer after one step."""
     network = model()
     optimizer = optimizer(network.parameters(), lr=0.1, **options)
     for parameter in network.parameters():
@@ -43,7 +43,7 @@ def trained(optimizer, **options):
 
 
 def state_of(optimizer):
-    """Return an optimizer's state; the other options differ from torch to torch."""
+    """Return an optimizer's state without options that differ between versions."""
     state = optimizer.state_dict()
     groups = state['param_groups']
     kept = [{name: group[name] for name in ('lr', 'params')} for group in groups]
@@ -51,27 +51,27 @@ def state_of(optimizer):
 
 
 def scheduler():
-    """Return the state of a scheduler, which has a Counter."""
+    """Return the state of a scheduler, which contains a Counter."""
     made = torch.optim.lr_scheduler.MultiStepLR(trained(torch.optim.SGD), [3, 5, 5])
     keep = ('milestones', 'gamma', 'base_lrs', 'last_epoch')
     return {name: made.state_dict()[name] for name in keep}
 
 
 def with_attributes(tensor):
-    """Give a tensor attributes of its own."""
+    """Set an attribute on a tensor."""
     tensor.lr_mult = 0.1
     return tensor
 
 
 def config():
-    """Return what the original code saves with its weights."""
+    """Return a config as the original code saves it with the weights."""
     made = CfgNode({'MODEL': {'TYPE': 'cross-scale', 'HEADS': [2, 4]}})
     made.freeze()
     return made
 
 
 def tied():
-    """Return two names of one weight."""
+    """Return a state dict with shared weights and views."""
     weight = numbers(4, 4)
     return {'encoder': weight, 'decoder': weight, 'row': weight[1], 't': weight.t()}
 
@@ -187,7 +187,7 @@ CONTENTS = {
         'state_dict': model().state_dict(),
     },
 }
-# How else than by default a file may be written.
+# Non-default options of torch.save.
 WAYS = {
     'before_torch_1_6': dict(_use_new_zipfile_serialization=False),
     'protocol_3': dict(pickle_protocol=3),
@@ -196,7 +196,7 @@ WAYS = {
 
 
 def from_a_gpu(content, path):
-    """Save as on a GPU."""
+    """Save with tensors marked as on a GPU."""
     tag = torch.serialization.location_tag
     torch.serialization.location_tag = lambda storage: 'cuda:3'
     try:
@@ -206,7 +206,7 @@ def from_a_gpu(content, path):
 
 
 def write_all(folder):
-    """Write each content, and some in other ways."""
+    """Write each content, and some with other options."""
     for name, make in CONTENTS.items():
         torch.save(make(), folder / f'{name}.pth')
     for way, options in WAYS.items():

@@ -1,4 +1,4 @@
-"""Checkpoint files of every kind there is, as the programs of their time write them."""
+"""Checkpoint files of every kind, as the programs of their time wrote them."""
 
 from collections import OrderedDict
 from functools import lru_cache
@@ -19,7 +19,7 @@ from tests import published
 
 
 def publish_small_variants(monkeypatch):
-    """Add two variants that are small enough to be written many times."""
+    """Register two small variants whose files are quick to write."""
     common = dict(ARCHS['T'], embed_dims=16, num_heads=(1, 2, 4, 8))
     monkeypatch.setitem(ARCHS, 'tiny', dict(common, depths=(1, 1, 2, 1)))
     monkeypatch.setitem(ARCHS, 'deep', dict(common, depths=(1, 1, 4, 1)))
@@ -44,7 +44,7 @@ def backbone_weights(variant):
 
 
 def original_entries():
-    """Return what the original training saves with the weights."""
+    """Return the entries that the original training saves with the weights."""
     config = CfgNode({'MODEL': {'TYPE': 'cross-scale', 'NUM_HEADS': [2, 4, 8, 16]}})
     config.freeze()
     return dict(
@@ -73,7 +73,7 @@ def first_release(path, variant):
 
 
 def stripped(path, variant):
-    """As the original instructions make ``backbone-crossformer-s.pth``."""
+    """Write a file as the original instructions make backbone-crossformer-s.pth."""
     torch.save(classifier_weights(variant), path)
 
 
@@ -88,7 +88,7 @@ def data_parallel(path, variant):
 
 
 def with_average(path, variant):
-    """As timm-style trainings do; the average must not be taken by accident."""
+    """Write a file of a timm-style training, whose average must not be loaded."""
     weights = classifier_weights(variant)
     average = {name: tensor * 0 for name, tensor in weights.items()}
     torch.save({'model': weights, 'model_ema': average}, path)
@@ -131,7 +131,7 @@ def mmcv_weights(variant, parts):
 
 
 def detector(path, variant):
-    """Write what MMCV 1.x writes for MMDetection 2.8."""
+    """Write a file as MMCV 1.x does for MMDetection 2.8."""
     weights = mmcv_weights(variant, DETECTOR_PARTS)
     weights['backbone.layers.0.blocks.0.attn.biases'] = torch.zeros(169, 2)
     optimizer = {'state': {}, 'param_groups': [{'lr': 1e-6, 'params': [0]}]}
@@ -139,7 +139,7 @@ def detector(path, variant):
 
 
 def mmcv_average(path, variant):
-    """Write what MMCV 1.x writes with its EMAHook: a buffer per parameter."""
+    """Write a file as MMCV 1.x does with EMAHook: a buffer per parameter."""
     weights = mmcv_weights(variant, DETECTOR_PARTS)
     for name, tensor in list(weights.items()):
         weights[f'ema_{name.replace(".", "_")}'] = tensor * 0
@@ -147,14 +147,14 @@ def mmcv_average(path, variant):
 
 
 def segmentor(path, variant):
-    """Write what MMCV 1.x writes for MMSegmentation 0.12, from two GPUs."""
+    """Write a file as MMCV 1.x does for MMSegmentation 0.12 on two GPUs."""
     weights = mmcv_weights(variant, SEGMENTOR_PARTS)
     weights = {f'module.{name}': tensor for name, tensor in weights.items()}
     torch.save(dict(meta=MMCV_META, state_dict=weights), path)
 
 
 class Detector(BaseModel):
-    """A model of MMEngine that trains in no time."""
+    """A small MMEngine model that trains quickly."""
 
     def __init__(self, variant, init_cfg=None):
         super().__init__()
@@ -168,7 +168,7 @@ class Detector(BaseModel):
 
 
 def runner(work_dir, model, epochs=1, kind=Runner, **kwargs):
-    """Make a runner with two iterations to an epoch, which logs each."""
+    """Make a runner with two iterations per epoch that logs each of them."""
     return kind(
         model,
         str(work_dir),
@@ -194,14 +194,14 @@ def _mmengine_file(variant):
     with TemporaryDirectory() as folder:
         training = runner(Path(folder), Detector(variant))
         training.train()
-        # Weights that the tests know.
+        # Replace the trained weights by known ones.
         training.model.backbone.load_state_dict(backbone_weights(variant))
         training.save_checkpoint(folder, 'known.pth')
         return Path(folder, 'known.pth').read_bytes()
 
 
 def mmengine(path, variant):
-    """Write what MMEngine writes after two steps, its log included."""
+    """Write a file as MMEngine does after two steps, including its log."""
     path.write_bytes(_mmengine_file(variant))
 
 

@@ -1,4 +1,4 @@
-"""Converted weights: the same numbers under the names of another program."""
+"""Converted weights have the same values under the names of another program."""
 
 import pytest
 import torch
@@ -91,34 +91,34 @@ def test_backbone_as_safetensors(path):
         (kinds.segmentor, kinds.SEGMENTOR_PARTS),
     ],
 )
-def test_whole_detectors_and_segmentors(make, parts, path):
+def test_complete_detectors_and_segmentors(make, parts, path):
     make(path, 'tiny')
     new = convert_file(path, kinds.KINDS[make], 'new.pth')
     assert_equal(weights_of(new), kinds.mmcv_weights('tiny', parts))
 
 
 @pytest.mark.parametrize('make', [kinds.classifier, kinds.first_release])
-def test_there_and_back_again(make, path):
+def test_round_trip_to_the_original_names(make, path):
     make(path, 'tiny')
     there = convert_file(path, 'classifier', 'there.pth')
     back = convert_file(there, 'original', 'back.pth')
     assert_equal(weights_of(back, 'model'), kinds.classifier_weights('tiny'))
 
 
-def test_a_fine_tuned_checkpoint_for_the_original_code(path):
+def test_fine_tuned_checkpoint_for_the_original_code(path):
     kinds.mmengine(path, 'tiny')
     new = convert_file(path, 'original', 'new.pth')
     assert_equal(weights_of(new, 'model'), kinds.backbone_weights('tiny'))
 
 
-def test_same_input_same_bytes(path):
+def test_conversion_is_deterministic(path):
     kinds.classifier(path, 'tiny')
     first = convert_file(path, 'classifier', 'first.pth')
     second = convert_file(path, 'classifier', 'second.pth')
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_view_is_saved_without_what_it_is_a_view_of(path):
+def test_views_are_saved_without_their_base(path):
     weights = kinds.classifier_weights('tiny')
     large = torch.zeros(2_000_000)
     large[:16] = weights['patch_embed.norm.bias']
@@ -130,7 +130,7 @@ def test_a_view_is_saved_without_what_it_is_a_view_of(path):
     assert_equal(weights_of(new, 'model'), kinds.classifier_weights('tiny'))
 
 
-def test_meta_tells_where_the_weights_come_from(path):
+def test_meta_records_the_source(path):
     kinds.detector(path, 'tiny')
     content = read_checkpoint(str(path))
     network = recognize(content)
@@ -196,7 +196,7 @@ def replace(weights, name, tensor):
         (lambda w: None, 'detector', 'holds a classifier: no detector'),
     ],
 )
-def test_what_cannot_be_converted(change, target, error):
+def test_conversion_errors(change, target, error):
     weights = kinds.classifier_weights('tiny')
     change(weights)
     with pytest.raises(CheckpointError, match=error):
@@ -212,7 +212,7 @@ def test_half_precision_becomes_float32(dtype):
 
 
 @pytest.mark.parametrize('out_indices', [(0,), (1, 2), (0, 1, 2)])
-def test_a_detector_of_fewer_stages(out_indices):
+def test_detector_with_fewer_stages(out_indices):
     network = dict(type='CrossFormer', arch='tiny', out_indices=out_indices)
     backbone = MODELS.build(network).state_dict()
     weights = {f'backbone.{name}': item for name, item in backbone.items()}
@@ -228,14 +228,14 @@ def test_a_detector_of_fewer_stages(out_indices):
         convert(network, 'backbone', {})
 
 
-def test_the_backbone_of_a_classifier_of_other_classes():
+def test_backbone_of_a_classifier_with_other_classes():
     weights = kinds.classifier_weights('tiny')
     weights['head.weight'] = torch.zeros(10, 128)
     content = convert(recognize({'model': weights}), 'backbone', {})
     assert_equal(content['state_dict'], kinds.backbone_weights('tiny'))
 
 
-def test_a_network_of_no_published_size():
+def test_network_of_unpublished_size_is_an_error():
     model = MODELS.build(
         dict(
             type='CrossFormer',

@@ -1,4 +1,4 @@
-"""The corpus of hostile and broken files; all of it is tried by ``attack``."""
+"""The corpus of hostile and broken files; ``attack`` tests all combinations."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from tests.checkpoint.corpus import CASES
 from tests.helpers import ROOT
 
 
-def test_each_file_on_one_way():
+def test_each_file_through_one_entry_point():
     command = [
         sys.executable,
         '-W',

@@ -1,4 +1,4 @@
-"""Mutated files: loaded whole or refused whole, and never a crash.
+"""Mutated files are loaded or refused completely, without a crash.
 
     CROSSFORMER_FUZZ=2000 python -m pytest tests/checkpoint/test_fuzz.py -s
 
@@ -29,7 +29,7 @@ UNTOUCHED = 123.0
 
 
 def flip(data, rng):
-    """Change a few bytes, mostly where the structure is: at the ends."""
+    """Change a few bytes, mostly at the ends, which hold the structure."""
     data = bytearray(data)
     for _ in range(rng.integers(1, 10)):
         end = rng.choice([len(data), min(len(data), 4000)])
@@ -48,7 +48,7 @@ def insert(data, rng):
 
 
 def flip_pickle(data, rng):
-    """Change the pickle inside, under a right checksum."""
+    """Change the pickle inside the zip archive; the checksum is correct."""
     if not data.startswith(b'PK'):
         return flip(data, rng)
     buffer = io.BytesIO()
@@ -127,7 +127,7 @@ def mutated(seed, files):
 
 
 def mutated_pickle(rng):
-    """Return a pickle as trainings save it, with a few bytes changed."""
+    """Return a legitimate file with a few changed bytes in its pickle."""
     content = honest.CONTENTS[rng.choice(list(honest.CONTENTS))]()
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -137,7 +137,7 @@ def mutated_pickle(rng):
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 def test_mutated_pickles(tmp_path):
-    """Five times as many: each is read or refused, in no time."""
+    """Check that each of five times as many files is read or refused quickly."""
     path = tmp_path / 'file'
     outcomes = Counter()
     for seed in range(5 * CASES):
@@ -158,7 +158,7 @@ def test_mutated_pickles(tmp_path):
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """Return a sound file of each format, as bytes."""
+    """Return a valid file of each format, as bytes."""
     folder = tmp_path_factory.mktemp('files')
     found = {}
     for make in (kinds.classifier, kinds.before_torch_1_6, kinds.safetensors):
@@ -175,7 +175,7 @@ def backbone():
 
 
 def load(path, backbone):
-    """Load into a backbone, and return whether its weights are from the file."""
+    """Load into a backbone; return whether its weights come from the file."""
     for parameter in backbone.parameters():
         parameter.data.fill_(UNTOUCHED)
     try:
@@ -189,7 +189,7 @@ def load(path, backbone):
 
 
 def convert_file(path, backbone):
-    """Convert, and return whether there is a new file; if so, it is whole."""
+    """Convert a file; return whether there is a new one, which must load."""
     new = path.with_name('new.pth')
     try:
         network = recognize(read_checkpoint(str(path)))
@@ -215,7 +215,7 @@ def test_mutated_files(files, backbone, tmp_path):
             converted = convert_file(path, backbone)
         except Exception as error:
             raise AssertionError(f'seed {seed}, {mutation.__name__}') from error
-        # Something in a classifier that the backbone has no use for may be wrong.
+        # A file that loads may not convert, if only its head is damaged.
         assert loaded or not converted
         outcomes[mutation.__name__, 'loaded' if loaded else 'refused'] += 1
     print(f'\nseeds 0 to {CASES - 1}')

@@ -1,4 +1,4 @@
-"""Whatever honest trainings save, with whatever versions: all of it loads, the same."""
+"""Legitimate files of all versions load with the same content."""
 
 import zipfile
 from pathlib import Path
@@ -12,12 +12,12 @@ from mmengine.runner import CheckpointLoader
 from crossformer_mm.checkpoint.reader import read_checkpoint
 from tests.checkpoint import honest
 
-# Files that other versions have written, by ``honest``; the name says by which.
+# Files that ``honest`` wrote with the versions in their names.
 ARCHIVES = sorted(Path(__file__).parents[1].joinpath('data', 'honest').glob('*.zip'))
 
 
 def assert_same(found, expected, where=''):
-    """Compare, in values and in kinds."""
+    """Compare values and types."""
     if isinstance(expected, torch.Tensor):
         assert type(found) is type(expected), where
         assert found.dtype == expected.dtype, where
@@ -26,7 +26,7 @@ def assert_same(found, expected, where=''):
         assert torch.equal(found, expected), where
     elif isinstance(expected, np.ndarray | np.generic):
         assert type(found) is type(expected), where
-        # NumPy restores an array in the byte order of the machine.
+        # NumPy restores arrays in native byte order.
         assert found.dtype == expected.dtype.newbyteorder('='), where
         assert np.array_equal(found, expected), where
     elif isinstance(expected, HistoryBuffer):
@@ -47,7 +47,7 @@ def assert_same(found, expected, where=''):
 
 
 def check_all(folder):
-    """Read each file by `read_checkpoint` and by MMEngine."""
+    """Read each file with `read_checkpoint` and with MMEngine."""
     paths = sorted(folder.glob('*.pth'))
     assert len(paths) >= len(honest.CONTENTS)
     for path in paths:
@@ -58,13 +58,13 @@ def check_all(folder):
             assert_same(loaded, expected, path.name)
 
 
-def test_of_this_torch(tmp_path):
+def test_files_of_this_torch(tmp_path):
     honest.write_all(tmp_path)
     check_all(tmp_path)
 
 
 @pytest.mark.parametrize('archive', ARCHIVES, ids=lambda path: path.stem)
-def test_of_other_versions(archive, tmp_path):
+def test_files_of_other_versions(archive, tmp_path):
     with zipfile.ZipFile(archive) as files:
         files.extractall(tmp_path)
     check_all(tmp_path)
@@ -78,7 +78,7 @@ def test_tied_weights_stay_tied(tmp_path):
 
 
 @pytest.mark.parametrize('dtype', ['uint16', 'float8_e4m3fn'])
-def test_numbers_of_newer_types(dtype, tmp_path):
+def test_newer_dtypes(dtype, tmp_path):
     if not hasattr(torch, 'uint16'):
         pytest.skip('this torch saves none of them')
     tensor = torch.ones(3).to(getattr(torch, dtype))

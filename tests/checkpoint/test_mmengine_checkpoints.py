@@ -1,4 +1,4 @@
-"""What MMEngine saves, it reads again: on any torch and numpy, and safely."""
+"""MMEngine reads its checkpoints safely, with any torch and NumPy."""
 
 import io
 import sys
@@ -18,7 +18,7 @@ from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from tests.checkpoint import kinds
 from tests.checkpoint.test_reader import hostile_objects, save
 
-# torch keeps a list of what it may read besides, from this version on.
+# torch has a user-defined allowlist since this version.
 with_safe_globals = pytest.mark.skipif(
     not hasattr(torch.serialization, 'safe_globals'), reason='torch < 2.5'
 )
@@ -46,8 +46,8 @@ def test_resume(tmp_path):
     assert len(losses.data[0]) == 4
 
 
-def test_torch_load_itself_is_allowed_nothing(tmp_path):
-    """Importing the package must not weaken the process's own ``torch.load``."""
+def test_allowlist_of_torch_load_is_unchanged(tmp_path):
+    """Check that importing the package does not weaken ``torch.load``."""
     torch.save({'history': history()}, tmp_path / 'ours.pth')
     assert load(tmp_path / 'ours.pth')['history'].max() == 3
     ours = [
@@ -61,8 +61,8 @@ def test_torch_load_itself_is_allowed_nothing(tmp_path):
 
 
 @with_safe_globals
-def test_beside_what_the_user_allows(tmp_path):
-    """The usual list has the names of ours; a class of the user's own is let in."""
+def test_safe_globals_of_the_user(tmp_path):
+    """Classes that the user allows are read; allowing getattr does not weaken ours."""
     own = Fraction(1, 3)
     torch.save({'history': history()}, tmp_path / 'log.pth')
     save({'x': hostile_objects(tmp_path / 'mark')['getattr']}, tmp_path / 'bad.pth')
@@ -78,13 +78,13 @@ def test_beside_what_the_user_allows(tmp_path):
         with pytest.raises(CheckpointError, match='it asks for getattr'):
             load(tmp_path / 'bad.pth')
         assert load(tmp_path / 'own.pth') == {'a': own}
-        # `init_cfg` and the converter read without that list.
+        # `init_cfg` and the converter ignore the user's allowlist.
         with pytest.raises(CheckpointError, match='fractions.Fraction'):
             read_checkpoint(str(tmp_path / 'own.pth'))
 
 
-def test_versions_of_modules_are_kept(tmp_path):
-    """Modules rename old weights by them, such as MMCV's deformable convolutions."""
+def test_module_versions_are_kept(tmp_path):
+    """Modules such as MMCV's deformable convolutions use them to rename weights."""
     weights = nn.BatchNorm2d(3).state_dict()
     weights.get = weights.items = torch.Size
     torch.save(weights, tmp_path / 'a.pth')
@@ -105,7 +105,7 @@ def test_map_location(map_location, tmp_path):
     assert loaded['x'].tolist() == [0, 1, 2]
 
 
-def test_history_is_a_real_one_again_and_saved_as_such(tmp_path):
+def test_history_buffer_round_trip(tmp_path):
     torch.save({'history': history()}, tmp_path / 'a.pth')
     loaded = load(tmp_path / 'a.pth')['history']
     assert type(loaded) is HistoryBuffer
@@ -121,7 +121,7 @@ def test_history_is_a_real_one_again_and_saved_as_such(tmp_path):
 
 @pytest.mark.parametrize('package', ['core', '_core'])
 def test_numpy_1_and_2(package, tmp_path):
-    """A file of the other numpy differs in nothing but these names."""
+    """Files of NumPy 1 and 2 differ only in these module names."""
     content = dict(history=history(), score=np.float64(0.5), array=np.arange(3))
     torch.save(content, tmp_path / 'ours.pth')
     buffer = io.BytesIO()
@@ -142,7 +142,7 @@ def test_numpy_1_and_2(package, tmp_path):
 
 
 @pytest.mark.parametrize('name', list(hostile_objects('mark')))
-def test_a_file_that_would_run_code_is_refused(name, tmp_path):
+def test_files_that_run_code_are_refused(name, tmp_path):
     mark = tmp_path / 'mark'
     content = {'state_dict': {}, 'message_hub': {'x': hostile_objects(mark)[name]}}
     save(content, tmp_path / 'file.pth')
@@ -166,9 +166,7 @@ def test_a_file_that_would_run_code_is_refused(name, tmp_path):
         dict(max_length='1'),
     ],
 )
-def test_a_history_that_would_change_all_others_is_refused(
-    changes, tmp_path, monkeypatch
-):
+def test_modified_history_buffers_are_refused(changes, tmp_path, monkeypatch):
     state = {
         'max_length': 1000000,
         '_log_history': np.ones(2),
@@ -187,7 +185,7 @@ def test_a_history_that_would_change_all_others_is_refused(
     assert set(HistoryBuffer._statistics_methods) == {'min', 'max', 'current', 'mean'}
 
 
-def test_a_statistic_of_the_users_own(tmp_path, monkeypatch):
+def test_statistic_registered_by_the_user(tmp_path, monkeypatch):
     monkeypatch.setattr(
         HistoryBuffer, '_statistics_methods', {**HistoryBuffer._statistics_methods}
     )
@@ -207,8 +205,8 @@ def test_a_statistic_of_the_users_own(tmp_path, monkeypatch):
         assert loaded.statistics('median') == 2
 
 
-def test_a_download_that_is_cut_off_is_named(tmp_path, monkeypatch, server):
-    """MMEngine keeps what it downloads, torch's downloader even half a file."""
+def test_truncated_download_error_names_the_file(tmp_path, monkeypatch, server):
+    """torch's downloader caches files, even truncated ones."""
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     torch.save({'x': torch.arange(3)}, tmp_path / 'a.pth')
     kept = tmp_path / 'hub' / 'checkpoints' / 'a.pth'

@@ -1,4 +1,4 @@
-"""``init_cfg=dict(type='Pretrained', ...)``: all of a file or nothing."""
+"""``init_cfg=dict(type='Pretrained', ...)`` loads a file completely or not at all."""
 
 import logging
 
@@ -19,7 +19,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def log(monkeypatch):
-    """Collect what goes into the training's log: level and message."""
+    """Collect the level and message of each log line."""
     lines = []
     monkeypatch.setattr(
         load, 'print_log', lambda text, _, level: lines.append((level, text))
@@ -28,7 +28,7 @@ def log(monkeypatch):
 
 
 def backbone(path, variant='tiny', out_indices=(0, 1, 2, 3), **kwargs):
-    """Build a backbone; it starts with weights of its own."""
+    """Build a backbone with random weights and an ``init_cfg``."""
     init_cfg = dict(type='Pretrained', checkpoint=str(path), **kwargs)
     return MODELS.build(
         dict(
@@ -47,7 +47,7 @@ def assert_loaded(model, variant='tiny'):
 
 
 def assert_unchanged_by(model, error):
-    """Check that loading fails, and that it changes no weight."""
+    """Check that loading fails without changing a weight; return the error."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=error) as raised:
         model.init_weights()
@@ -67,7 +67,7 @@ def test_every_kind_loads_unconverted(make, path, log):
     assert log == [(logging.INFO, line)]
 
 
-def test_in_a_list_it_comes_last(path):
+def test_pretrained_is_applied_last_in_a_list(path):
     kinds.classifier(path, 'tiny')
     file = dict(type='Pretrained', checkpoint=str(path))
     constant = dict(type='Constant', layer=['Linear', 'LayerNorm'], val=7, bias=7)
@@ -87,7 +87,7 @@ def test_in_a_list_it_comes_last(path):
         'PretrainedBackbone',
     ],
 )
-def test_every_name_of_it(name, path):
+def test_every_type_name(name, path):
     kinds.classifier(path, 'deep')
     init_cfg = dict(type=name, checkpoint=str(path), map_location='cpu')
     model = MODELS.build(dict(type='CrossFormer', arch='tiny', init_cfg=init_cfg))
@@ -119,7 +119,7 @@ def test_prefix_of_a_file_without_one(path):
     )
 
 
-def test_a_missing_file_is_named_with_the_place_of_the_published_one(tmp_path):
+def test_missing_file_error_links_the_published_file(tmp_path):
     message = assert_unchanged_by(
         backbone(tmp_path / 'nowhere.pth', 'S'), 'Pretrained weights not found: '
     )
@@ -127,16 +127,16 @@ def test_a_missing_file_is_named_with_the_place_of_the_published_one(tmp_path):
     assert '/1RAkigsgr33va0RZ85S2Shs2BhXYcS6U8' in message
 
 
-def test_another_variant_stops(path):
+def test_checkpoint_of_another_variant_is_an_error(path):
     kinds.classifier(path, 'deep')
     message = assert_unchanged_by(backbone(path), 'looks like CrossFormer-deep')
     assert message.startswith(f'{path} does not fit the backbone, CrossFormer: ')
-    # All weights of the smaller network are there: the others show what it is.
+    # The file has all weights of the smaller network, and others that it lacks.
     assert '52 unknown (layers.2.blocks.2.norm1.weight, ' in message
     assert_unchanged_by(backbone(path, 'T'), 'looks like CrossFormer-deep')
 
 
-def test_a_missing_weight_stops(path):
+def test_missing_weight_is_an_error(path):
     weights = kinds.classifier_weights('tiny')
     del weights['layers.2.blocks.0.attn.qkv.bias']
     torch.save({'model': weights}, path)
@@ -144,7 +144,7 @@ def test_a_missing_weight_stops(path):
     assert_unchanged_by(backbone(path), rf'CrossFormer-tiny; 1 missing \({name}\)')
 
 
-def test_partial_loading_on_demand(path, log):
+def test_partial_loading_with_strict_false(path, log):
     kinds.classifier(path, 'tiny')
     model = backbone(path, 'deep', strict=False)
     before = model.layers[2].blocks[2].mlp.fc1.weight.clone()
@@ -160,14 +160,14 @@ def test_partial_loading_on_demand(path, log):
     assert '52 missing (layers.2.blocks.2.norm1.weight' in line
 
 
-def test_partial_loading_of_nothing_stops(path):
+def test_partial_loading_without_a_match_is_an_error(path):
     weights = kinds.classifier_weights('tiny')
     torch.save({name: tensor[..., None] for name, tensor in weights.items()}, path)
     assert_unchanged_by(backbone(path, strict=False), 'does not fit')
 
 
 @pytest.mark.parametrize('out_indices', [(0,), (1, 2), (0, 1, 2, 3)])
-def test_stages_that_are_not_built_are_not_needed(out_indices, path):
+def test_weights_of_unbuilt_stages_are_ignored(out_indices, path):
     kinds.classifier(path, 'tiny')
     model = backbone(path, out_indices=out_indices)
     model.init_weights()
@@ -176,7 +176,7 @@ def test_stages_that_are_not_built_are_not_needed(out_indices, path):
     assert_unchanged_by(backbone(path, out_indices=out_indices), 'CrossFormer-T')
 
 
-def test_a_file_of_fewer_stages_stops(path):
+def test_file_with_fewer_stages_is_an_error(path):
     small = MODELS.build(dict(type='CrossFormer', arch='tiny', out_indices=(0, 1)))
     torch.save(small.state_dict(), path)
     assert_unchanged_by(backbone(path), r'missing \(layers.1.downsample')
@@ -199,7 +199,7 @@ def test_a_file_of_fewer_stages_stops(path):
         (lambda t: None, 'missing'),
     ],
 )
-def test_unusable_weights_stop(change, error, path):
+def test_unusable_weights_are_an_error(change, error, path):
     weights = kinds.classifier_weights('tiny')
     weights['patch_embed.norm.bias'] = change(weights['patch_embed.norm.bias'])
     torch.save({'model': weights}, path)
@@ -221,7 +221,7 @@ def test_other_precisions_become_float32(dtype, save, path, log):
     assert line.endswith(f'the whole backbone, {len(weights)} of them {name}')
 
 
-def test_a_training_stops_before_its_first_iteration(path, tmp_path):
+def test_mismatch_stops_training_before_the_first_iteration(path, tmp_path):
     kinds.classifier(path, 'deep')
     init_cfg = dict(type='Pretrained', checkpoint=str(path))
     training = kinds.runner(tmp_path / 'work', kinds.Detector('tiny', init_cfg))
@@ -230,7 +230,7 @@ def test_a_training_stops_before_its_first_iteration(path, tmp_path):
     assert training.iter == 0
 
 
-def test_a_published_file_in_a_published_backbone(path):
+def test_published_file_in_a_published_backbone(path):
     kinds.first_release(path, 'S')
     init_cfg = dict(type='Pretrained', checkpoint=str(path))
     model = MODELS.build(dict(type='CrossFormer_S', init_cfg=init_cfg))

@@ -1,4 +1,4 @@
-"""Nothing from a file is executed, and whatever is wrong with it is one clear error."""
+"""No code of a file is executed, and any damage is one clear error."""
 
 import io
 import os
@@ -24,7 +24,7 @@ def path(tmp_path):
 
 
 class Calls:
-    """Pickles as a call of a function, by whatever name it has."""
+    """Is pickled as a call of a function."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -34,7 +34,7 @@ class Calls:
 
 
 def named(name, module):
-    """Make something that pickles as ``module.name`` without being it."""
+    """Return a function that is pickled as ``module.name``."""
 
     def function():
         """Never called."""
@@ -45,7 +45,7 @@ def named(name, module):
 
 
 def save(content, path):
-    """Write a file of torch.save, whatever it holds and by whatever names."""
+    """Save with torch.save, without checking that the names exist."""
 
     class Pickler(pickle._Pickler):
         def save_global(self, obj, name=None):
@@ -66,7 +66,7 @@ def save(content, path):
 
 
 def hostile_objects(mark):
-    """List objects whose unpickling would leave the file ``mark``."""
+    """Return objects by name; unpickling most of them creates the file ``mark``."""
     touch = f'open({str(mark)!r}, "w")'
     return {
         'posix.system': Calls(os.system, f'touch {mark}'),
@@ -96,7 +96,7 @@ HOSTILE = list(hostile_objects('mark'))
 
 @pytest.mark.parametrize('name', HOSTILE)
 @pytest.mark.parametrize('place', ['top', 'model', 'config'])
-def test_a_file_that_would_run_code_is_refused_by_name(name, place, path):
+def test_refusal_names_the_called_function(name, place, path):
     mark = path.with_name('mark')
     hostile = hostile_objects(mark)[name]
     content = {'model': kinds.classifier_weights('tiny'), **kinds.original_entries()}
@@ -114,8 +114,8 @@ def test_a_file_that_would_run_code_is_refused_by_name(name, place, path):
     assert not mark.exists()
 
 
-def test_the_hostile_files_would_work(tmp_path):
-    """Unpickled freely, most of them leave their mark: they test something."""
+def test_hostile_files_run_code_without_protection(tmp_path):
+    """Check that the attacks work with an unrestricted unpickler."""
     marks = []
     for i, name in enumerate(('posix.system', 'os.system', 'eval', 'exec', 'io.open')):
         mark = tmp_path / f'mark{i}'
@@ -125,7 +125,7 @@ def test_the_hostile_files_would_work(tmp_path):
     assert all(marks)
 
 
-def test_yacs_need_not_be_installed(path, monkeypatch):
+def test_yacs_is_optional(path, monkeypatch):
     kinds.classifier(path, 'tiny')
     monkeypatch.setitem(sys.modules, 'yacs', None)
     monkeypatch.setitem(sys.modules, 'yacs.config', None)
@@ -214,7 +214,7 @@ def test_damaged_and_other_files(make, message, path):
     with pytest.raises(CheckpointError, match=message) as raised:
         read_checkpoint(str(path))
     assert '\n' not in str(raised.value)
-    # torch's own advice is to read the file without protection.
+    # torch's own message advises weights_only=False, which is unsafe.
     assert 'weights_only' not in str(raised.value)
 
 

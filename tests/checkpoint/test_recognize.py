@@ -1,4 +1,4 @@
-"""Kind and variant, from names and shapes."""
+"""Kind and variant of a network, recognized from names and shapes."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_every_published_variant(variant):
     assert nearest_variant(shapes) == variant
 
 
-def test_a_few_lost_weights_do_not_hide_the_variant():
+def test_variant_is_recognized_with_missing_weights():
     shapes = dict(list(backbone_shapes('S').items())[20:])
     assert nearest_variant(shapes) == 'S'
     assert nearest_variant({}) is None
@@ -83,7 +83,7 @@ def swin():
         (swin(), 'holds no CrossFormer: .* but patch_embed.proj.weight'),
     ],
 )
-def test_what_is_no_crossformer(content, message):
+def test_other_content_is_an_error(content, message):
     with pytest.raises(CheckpointError, match=message):
         recognize(content)
 

@@ -1,4 +1,4 @@
-"""A new file is whole or not there, and nothing else changes."""
+"""A new file is written completely or not at all; no other file changes."""
 
 import ctypes
 import errno
@@ -21,7 +21,7 @@ CONTENT = {
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 @pytest.mark.parametrize('publish', [False, True])
-def test_a_file_and_nothing_else(suffix, publish, tmp_path):
+def test_only_the_file_is_written(suffix, publish, tmp_path):
     path = write_checkpoint(CONTENT, tmp_path / f'a{suffix}', publish)
     digits = f'-{sha256(path)[:8]}' if publish else ''
     assert path == tmp_path / f'a{digits}{suffix}'
@@ -29,7 +29,7 @@ def test_a_file_and_nothing_else(suffix, publish, tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_an_existing_file_stays(suffix, tmp_path):
+def test_existing_file_is_not_overwritten(suffix, tmp_path):
     path = tmp_path / f'a{suffix}'
     path.write_text('precious')
     with pytest.raises(CheckpointError, match='is there already'):
@@ -52,14 +52,14 @@ def test_an_existing_file_stays(suffix, tmp_path):
         ('/proc/a.safetensors', 'cannot be written'),
     ],
 )
-def test_places_that_cannot_be(path, error, tmp_path):
+def test_unwritable_paths(path, error, tmp_path):
     with pytest.raises(CheckpointError, match=error):
         write_checkpoint(CONTENT, tmp_path / path, publish=False)
     assert not list(tmp_path.iterdir())
 
 
 def write_on_a_read_only_mount(folder, suffix):
-    """Mount a folder read-only for this process; end with what came of it."""
+    """Mount a folder read-only in this process; exit with 0 for the right error."""
     libc = ctypes.CDLL(None)
     new_mounts, read_only, remount, private = 0x20000, 1, 32, 1 << 18 | 1 << 14
     target = str(folder).encode()
@@ -80,7 +80,7 @@ def write_on_a_read_only_mount(folder, suffix):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_a_read_only_mount(suffix, tmp_path):
+def test_read_only_mount(suffix, tmp_path):
     context = multiprocessing.get_context('fork')
     writing = context.Process(
         target=write_on_a_read_only_mount, args=(tmp_path, suffix)
@@ -93,8 +93,8 @@ def test_a_read_only_mount(suffix, tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_a_full_disk_leaves_nothing(suffix, tmp_path):
-    """A limit on the size of files ends writing as a full disk does."""
+def test_full_disk_leaves_no_file(suffix, tmp_path):
+    """Simulate a full disk by a limit on the file size."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_nothing(suffix, tmp_path):
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 @pytest.mark.parametrize('links', [True, False])
-def test_a_file_that_appears_meanwhile_stays(suffix, links, tmp_path, monkeypatch):
+def test_file_created_meanwhile_is_kept(suffix, links, tmp_path, monkeypatch):
     path = tmp_path / f'a{suffix}'
     fsync = os.fsync
 
@@ -130,7 +130,7 @@ def no_links(*_):
     raise PermissionError(errno.EPERM, 'Operation not permitted')
 
 
-def test_a_file_system_without_links(tmp_path, monkeypatch):
+def test_file_system_without_hard_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'link', no_links)
     path = write_checkpoint(CONTENT, tmp_path / 'a.pth', publish=False)
     assert list(tmp_path.iterdir()) == [path]
@@ -147,7 +147,7 @@ def write_at_once(barrier, path, seed):
     os._exit(0)
 
 
-def test_of_several_at_once_one_succeeds(tmp_path):
+def test_only_one_concurrent_writer_succeeds(tmp_path):
     context = multiprocessing.get_context('fork')
     for round_ in range(4):
         path = tmp_path / f'{round_}.pth'
@@ -167,7 +167,7 @@ def test_of_several_at_once_one_succeeds(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_link_to_nowhere_stays(tmp_path):
+def test_dangling_symlink_is_not_overwritten(tmp_path):
     path = tmp_path / 'a.pth'
     path.symlink_to('nowhere')
     with pytest.raises(CheckpointError, match='is there already'):
@@ -175,8 +175,8 @@ def test_a_link_to_nowhere_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['a.pth']
 
 
-def test_files_of_other_processes_stay(tmp_path):
-    """Another container on the same folder may have a process of the same number."""
+def test_part_files_of_other_processes_are_kept(tmp_path):
+    """A process in another container may use the same folder and process id."""
     theirs = tmp_path / f'.a.pth.{os.getpid()}.part'
     theirs.write_text('precious')
     write_checkpoint(CONTENT, tmp_path / 'a.pth', publish=False)
@@ -185,7 +185,7 @@ def test_files_of_other_processes_stay(tmp_path):
 
 @pytest.mark.parametrize('letter', ['a', '文'])
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_the_longest_names(letter, suffix, tmp_path):
+def test_longest_file_names(letter, suffix, tmp_path):
     bytes_left = 255 - len(suffix)
     name = letter * (bytes_left // len(letter.encode())) + suffix
     path = write_checkpoint(CONTENT, tmp_path / name, publish=False)
@@ -215,8 +215,8 @@ def write_half_and_die(_, file):
         ('os.link', die),
     ],
 )
-def test_a_crash_while_writing(function, replacement, tmp_path, monkeypatch):
-    """Killed at any moment, no half of a file has the name of a whole one."""
+def test_killed_writer_leaves_a_part_file(function, replacement, tmp_path, monkeypatch):
+    """Check that a killed process leaves no partial file under the final name."""
     other = tmp_path / 'other.pth'
     other.write_text('precious')
     with monkeypatch.context() as patch:
@@ -229,7 +229,7 @@ def test_a_crash_while_writing(function, replacement, tmp_path, monkeypatch):
     assert writing.exitcode == -signal.SIGKILL
     assert not (tmp_path / 'new.pth').exists()
     assert other.read_text() == 'precious'
-    # What is left says what it is, and does not stand in the way of a second try.
+    # The remaining part file has a clear name and does not block a second attempt.
     (part,) = tmp_path.glob('.new*')
     assert part.name.startswith('.new.pth.')
     assert part.suffix == '.part'

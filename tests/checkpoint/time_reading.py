@@ -1,4 +1,4 @@
-"""Time `read_checkpoint` beside ``torch.load``, in turns, on a classifier of S.
+"""Time `read_checkpoint` and ``torch.load`` in turns on a CrossFormer-S classifier.
 
 python -m tests.checkpoint.time_reading
 """

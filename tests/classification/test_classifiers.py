@@ -1,4 +1,4 @@
-"""Classifiers in MMPretrain, in the environment of make env-cls."""
+"""Classifiers in MMPretrain; needs the environment of make env-cls."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def build(config):
 
 
 @pytest.mark.parametrize('arch', CASES)
-def test_a_converted_classifier_gives_the_published_logits(arch, tmp_path):
+def test_converted_classifier_gives_the_published_logits(arch, tmp_path):
     weights = {
         name: published.weight(name, tuple(shape))
         for name, shape in published.CLASSIFIER_SHAPES[arch].items()
@@ -55,7 +55,7 @@ def test_a_converted_classifier_gives_the_published_logits(arch, tmp_path):
 
 
 @pytest.mark.parametrize('arch', CASES)
-def test_the_published_recipe(arch):
+def test_published_recipe(arch):
     cfg = Config.fromfile(config_of(arch))
     plain = published.CLASSIFIER_SHAPES[arch]
     assert cfg.model.head.in_channels == plain['head.weight'][1]
@@ -83,7 +83,7 @@ def test_the_published_recipe(arch):
     assert rates == sorted(rates) and rates[-1] == pytest.approx(last)
 
 
-def test_the_folders_of_the_original_are_found(tmp_path):
+def test_original_folder_layout(tmp_path):
     image = np.zeros((40, 40, 3), np.uint8)
     for name, folder in (('n01', 'train/n01'), ('n02', 'train/n02/images')):
         (tmp_path / folder).mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_the_folders_of_the_original_are_found(tmp_path):
     }
 
 
-def test_missing_data_is_named(mim):
+def test_missing_data_error(mim):
     run = mim('train', 'mmpretrain', config_of('S'), imagenet_root='/nowhere')
     assert run.returncode != 0
     assert 'Data not found: /nowhere/train' in run.stdout
@@ -111,7 +111,7 @@ def test_missing_data_is_named(mim):
 
 
 @pytest.mark.slow
-def test_the_mini_classifier_learns(mim, tmp_path):
+def test_mini_classifier_learns(mim, tmp_path):
     digits = tmp_path / 'digits'
     tool = ROOT / 'tools' / 'make_mini_digits.py'
     subprocess.run([sys.executable, tool, digits], check=True)
@@ -134,7 +134,7 @@ def test_the_mini_classifier_learns(mim, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_ablation_goes_on_where_it_stopped(tmp_path):
+def test_ablation_resumes_where_it_stopped(tmp_path):
     digits = tmp_path / 'digits'
     subprocess.run(
         [sys.executable, ROOT / 'tools' / 'make_mini_digits.py', digits], check=True
@@ -154,7 +154,7 @@ def test_the_ablation_goes_on_where_it_stopped(tmp_path):
     assert [row.split(' | ')[0].strip('| ') for row in rows] == list(VARIANTS)
     accuracies = [float(row.split(' | ')[4].split(' ±')[0]) for row in rows]
     assert accuracies[:-1] == [50.0] * len(done)
-    # One epoch is better than a guess, and no other run was repeated.
+    # One epoch is better than chance, and no other run was repeated.
     assert 10 < accuracies[-1] != 50
     assert len((tmp_path / 'ablation.csv').read_text().splitlines()) == 11
     assert rows[0].startswith('| CrossFormer | 29.9 | ') and ' | 1.00 | ' in rows[0]

@@ -13,7 +13,7 @@ NAME = 'mask_rcnn_crossformer_s_fpn_1x_coco'
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Call the command; return what it prints."""
+    """Return a function that calls the command and returns its output."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, 'argv', ['crossformer-config', *map(str, arguments)])
@@ -57,7 +57,7 @@ def test_copy_is_one_file_that_equals_the_original(command, tmp_path):
     copy = command(NAME, '--copy', tmp_path / 'new')
     assert [path.name for path in (tmp_path / 'new').iterdir()] == [f'{NAME}.py']
     original = Config.fromfile(command(NAME)).to_dict()
-    # The bases' variable, which would be dead in the copy.
+    # A variable of the base configs that the copy does not need.
     assert original.pop('backbone')['type'] == 'CrossFormer_S'
     assert Config.fromfile(copy).to_dict() == original
     with pytest.raises(SystemExit, match='exists already'):
@@ -72,7 +72,7 @@ def test_copy_is_one_file_that_equals_the_original(command, tmp_path):
         ('fpn_crossformer_t_mini_ade20k', 'ADE20K_ROOT'),
     ],
 )
-def test_copy_keeps_the_variable_of_the_data(
+def test_copy_keeps_the_data_root_variable(
     command, name, variable, monkeypatch, tmp_path
 ):
     monkeypatch.setenv(variable, '/when/copied')
@@ -89,7 +89,7 @@ def test_copy_keeps_the_variable_of_the_data(
 
 
 @pytest.mark.parametrize('name', ['own_coco_example', 'own_segmentation_example'])
-def test_an_example_for_own_data_is_copied_as_it_is_written(command, name, tmp_path):
+def test_examples_for_own_data_are_copied_verbatim(command, name, tmp_path):
     copy = Path(command(name, '--copy', tmp_path))
     assert copy.read_text() == Path(command(name)).read_text()
     assert copy.read_text().count("weights = 'pretrained/") == 1

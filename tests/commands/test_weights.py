@@ -1,6 +1,6 @@
-"""The command crossformer-weights, beside a server that behaves like Google Drive.
+"""The command crossformer-weights, with a local server that mimics Google Drive.
 
-Never run against the real one.
+The tests do not contact the real one.
 """
 
 import http.server
@@ -28,11 +28,11 @@ QUOTA = (
 
 
 class Drive(http.server.BaseHTTPRequestHandler):
-    """Asks for a confirmation, then sends a file, in ranges if wanted."""
+    """Asks for a confirmation, then sends a file; supports range requests."""
 
     content = b''
-    page = None  # sent in the place of the confirmation
-    cut = None  # bytes after which the line breaks, once
+    page = None  # sent instead of the confirmation page
+    cut = None  # number of bytes after which the connection is closed once
     ranges = []
 
     def log_message(self, *args):
@@ -69,7 +69,7 @@ class Drive(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def drive(monkeypatch):
-    """Send what is for Google Drive to a server on this machine."""
+    """Redirect requests for Google Drive to a local server."""
     monkeypatch.setattr(Drive, 'content', b'')
     monkeypatch.setattr(Drive, 'page', None)
     monkeypatch.setattr(Drive, 'cut', None)
@@ -97,7 +97,7 @@ def drive(monkeypatch):
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """Call the command in an empty folder; return what it prints."""
+    """Return a function that calls the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -110,7 +110,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """Publish a small classifier in the place of CrossFormer-S; return its bytes."""
+    """Replace the published CrossFormer-S by a small classifier; return its bytes."""
     kinds.publish_small_variants(monkeypatch)
     small = weights.FILES['S']._replace(variant='tiny')
     monkeypatch.setitem(weights.FILES, 'S', small)
@@ -138,7 +138,7 @@ def test_fetch(command, drive, tiny, tmp_path):
         command('S')
 
 
-def test_a_transfer_that_was_cut_off_goes_on(command, drive, tiny, tmp_path):
+def test_interrupted_transfer_is_resumed(command, drive, tiny, tmp_path):
     drive.content, drive.cut = tiny, len(tiny) // 2
     with pytest.raises(SystemExit, match='The same command continues'):
         command('S')
@@ -171,7 +171,7 @@ def test_quota(name, message, command, drive, tmp_path):
         (b'no checkpoint', 'something else'),
     ],
 )
-def test_what_is_no_checkpoint(content, message, command, drive, tmp_path):
+def test_response_without_a_checkpoint(content, message, command, drive, tmp_path):
     drive.content = content
     with pytest.raises(SystemExit, match=message):
         command('S')
@@ -195,7 +195,7 @@ def test_another_variant(command, drive, tiny, monkeypatch, tmp_path):
         ('maskrcnn_crossformer_s_fpn_1x_coco', 'near are mask_rcnn_crossformer_s'),
     ],
 )
-def test_what_cannot_be_fetched(name, message, command, tmp_path):
+def test_unavailable_files(name, message, command, tmp_path):
     with pytest.raises(SystemExit, match=re.escape(message)):
         command(name)
     assert not list(tmp_path.iterdir())

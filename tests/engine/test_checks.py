@@ -1,4 +1,4 @@
-"""Missing data are named; where a file client cannot say, MMEngine goes on."""
+"""Checks of the data before a training; remote files are left to MMEngine."""
 
 import json
 import re
@@ -28,7 +28,7 @@ COCO = dict(
 
 @register_backend('storage')
 class Storage(LocalBackend):
-    """Keeps the files of ``mem/`` elsewhere, and does not know folders."""
+    """Maps ``mem/`` to another folder; does not support ``isdir``."""
 
     path_mapping = {}
 
@@ -56,12 +56,12 @@ def coco(tmp_path):
     return tmp_path
 
 
-def test_wrappers_are_looked_through():
+def test_datasets_inside_wrappers_are_found():
     other = dict(COCO, data_root='b')
     repeated = dict(type='RepeatDataset', times=3, dataset=COCO)
     both = dict(type='ConcatDataset', datasets=[repeated, other])
     assert list(without_wrappers(both)) == [COCO, other]
-    assert list(without_wrappers([1, 2])) == []  # built already
+    assert list(without_wrappers([1, 2])) == []  # already built
 
 
 def test_dataset_paths():
@@ -84,7 +84,7 @@ def test_dataset_paths():
         f'{CocoDataset.__module__}.CocoDataset',
     ],
 )
-def test_what_is_missing_is_named_with_how_to_get_it(kind, coco):
+def test_missing_data_error_says_how_to_get_it(kind, coco):
     assert type_name(dict(type=kind)) == 'CocoDataset'
     check(type=kind, data_root=str(coco))
     (coco / 'images').rmdir()
@@ -93,17 +93,17 @@ def test_what_is_missing_is_named_with_how_to_get_it(kind, coco):
         check(type=kind, data_root=str(coco))
 
 
-def test_keys_of_other_data_sets_may_mean_anything():
+def test_other_dataset_types_are_not_checked():
     check(type='Flowers102', split='train')
 
 
 @pytest.mark.parametrize('place', ['http://a.b/a.json', 's3://a/a.json', 'z://a.json'])
-def test_a_file_elsewhere_is_left_to_mmengine(place, coco):
+def test_remote_files_are_not_checked(place, coco):
     check(data_root=str(coco), ann_file=place)
 
 
 @pytest.mark.parametrize('reader', ['data set', 'pipeline'])
-def test_file_clients_are_asked(reader, coco):
+def test_paths_are_checked_with_the_file_client(reader, coco):
     client = dict(backend='storage', path_mapping={'mem/': f'{coco}/'})
     if reader == 'data set':
         changes = dict(backend_args=client)
@@ -111,12 +111,12 @@ def test_file_clients_are_asked(reader, coco):
         pipeline = [dict(READ, backend_args=client)]
         changes = dict(ann_file=f'{coco}/annotations/a.json', pipeline=pipeline)
     check(data_root='mem/', **changes)
-    check(data_root='mem/', **changes, data_prefix=dict(img='nowhere'))  # cannot tell
+    check(data_root='mem/', **changes, data_prefix=dict(img='nowhere'))  # no isdir
     with pytest.raises(FileNotFoundError, match='elsewhere/annotations'):
         check(data_root='elsewhere')
 
 
-def test_a_class_without_its_comma(coco):
+def test_classes_given_as_a_string(coco):
     message = r"metainfo.classes is the text 'kite'.*classes=\('kite',\)"
     with pytest.raises(ValueError, match=message):
         check(data_root=str(coco), metainfo=dict(classes=('kite')))  # noqa: RUF

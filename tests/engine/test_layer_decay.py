@@ -1,4 +1,4 @@
-"""The learning rate that each parameter gets."""
+"""Layer-wise decay of the learning rate."""
 
 import pytest
 from mmengine.config import Config
@@ -15,7 +15,7 @@ ARCH = dict(embed_dims=16, depths=[1, 2, 3, 1], num_heads=[1, 2, 4, 8])
 
 
 def rates(model, **paramwise_cfg):
-    """Build the optimizer; return the learning rate and decay by parameter name."""
+    """Build the optimizer; return relative learning rate and decay per parameter."""
     cfg = dict(
         type='OptimWrapper',
         optimizer=dict(type='AdamW', lr=LR, weight_decay=0.05),
@@ -94,6 +94,6 @@ def test_rate_out_of_range(rate):
         rates(CrossFormer(ARCH), layer_decay_rate=rate)
 
 
-def test_a_model_without_crossformer():
+def test_model_without_crossformer():
     with pytest.raises(ValueError, match='needs a CrossFormer, BaseModule has none'):
         rates(BaseModule(), layer_decay_rate=0.5)

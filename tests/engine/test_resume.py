@@ -1,8 +1,8 @@
-"""What --resume goes on from, after any history of a folder.
+"""The checkpoint that --resume continues from, after random histories of a folder.
 
-Trainings of a tiny network are started, killed and resumed by the real runner; between
-them the folder suffers what folders do. The oracle remembers what was saved and what
-happened to it, and looks at nothing but whether a file is there.
+The real runner starts, kills and resumes trainings of a tiny network. In between, the
+folder is moved or copied and its files are truncated, altered or removed. The oracle
+records what was saved and damaged; of the folder it only checks which files exist.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from crossformer_mm import CheckedRunner
 from crossformer_mm.checkpoint import CheckpointError
-from tests.helpers import ONEDL  # it unpickles freely what is foreign
+from tests.helpers import ONEDL  # it unpickles foreign objects without a check
 
 CONFIG = """
 load_from = {load_from!r}
@@ -71,12 +71,12 @@ class ThreeSamples(Dataset):
 
 
 class KilledError(Exception):
-    """In the place of a signal."""
+    """Raised in place of a kill signal."""
 
 
 @HOOKS.register_module()
 class Watch(Hook):
-    """Kills the training, and looks at the folder in the moment it begins."""
+    """Kills the training after some iterations; records the state at its start."""
 
     priority = 'HIGHEST'
 
@@ -99,7 +99,7 @@ class Watch(Hook):
 
 @dataclass
 class Saved:
-    """What the oracle knows of a checkpoint."""
+    """The oracle's record of a checkpoint."""
 
     iteration: int
     epoch: int
@@ -121,7 +121,7 @@ def content(folder):
 
 
 class Folder:
-    """A work folder and what the oracle remembers of it."""
+    """A work folder and the oracle's record of it."""
 
     def __init__(self, root):
         self.root, self.names = root, itertools.count()
@@ -131,12 +131,12 @@ class Folder:
         self.weights = root / 'weights.pth'
         torch.save({'state_dict': {'count': torch.tensor(100.0)}}, self.weights)
 
-    def there(self):
+    def files(self):
         return {n: s for n, s in self.saved.items() if (self.path / n).exists()}
 
     def oracle(self, load_from):
-        """Say what is resumed, 'stop', or the weights to start from."""
-        there = self.there()
+        """Return the checkpoint to resume, 'stop' for an error, or ``load_from``."""
+        there = self.files()
         noted = there.get(self.noted)
         if noted and not noted.cut:
             return 'stop' if noted.foreign else self.noted
@@ -150,12 +150,12 @@ class Folder:
         return load_from
 
     def train(self, run):
-        """Train as a command would; check where it starts."""
+        """Run a training; check where it starts."""
         before = content(self.path)
         resumed = expected = None
         if run.resume:
             expected = self.oracle(run.load_from and str(self.weights))
-            if run.named and (names := sorted(self.there())):
+            if run.named and (names := sorted(self.files())):
                 expected = names[run.named % len(names)]
                 there = self.saved[expected]
                 resumed = str(self.path / expected)
@@ -175,7 +175,7 @@ class Folder:
         if expected == 'stop':
             assert stopped, 'trains'
             assert content(self.path) == before
-            broken = [n for n, s in self.there().items() if s.cut or s.foreign]
+            broken = [n for n, s in self.files().items() if s.cut or s.foreign]
             assert resumed or all(name in stopped for name in broken)
             return
         assert not stopped, stopped
@@ -196,7 +196,7 @@ class Folder:
         path.write_text(
             CONFIG.format(
                 load_from=str(self.weights) if run.load_from else None,
-                # MMEngine's endless loader sleeps two seconds at the end of a sampler.
+                # With a finite sampler, MMEngine's iteration loop sleeps 2 s per epoch.
                 sampler='DefaultSampler' if run.by_epoch else 'InfiniteSampler',
                 train_cfg=dict(by_epoch=True, max_epochs=EPOCHS)
                 if run.by_epoch
@@ -223,8 +223,8 @@ class Folder:
         runner.record = record
         return runner
 
-    def suffer(self, fault):
-        newest = max(self.there().items(), key=lambda item: item[1].order, default=None)
+    def apply(self, fault):
+        newest = max(self.files().items(), key=lambda item: item[1].order, default=None)
         note = self.path / 'last_checkpoint'
         if fault in ('cut', 'empty', 'scratched', 'removed') and newest:
             name, saved = newest
@@ -249,7 +249,7 @@ class Folder:
             if fault == 'moved':
                 shutil.rmtree(old)
             else:
-                for path in old.glob('*.pth'):  # it goes its own way
+                for path in old.glob('*.pth'):  # the original changes later
                     torch.save({}, path)
         elif fault == 'a stranger':
             for name in ('teacher.pth', 'best_mAP_epoch_9.pth', 'epoch_9-0a1b.pth'):
@@ -294,14 +294,14 @@ histories = st.lists(
 
 
 def run(**changes):
-    """Return a training by epochs that runs to its end."""
+    """Return an epoch-based training that runs to its end."""
     usual = dict(resume=False, by_epoch=True, interval=-1, keep=-1, foreign=False)
     usual |= dict(load_from=False, drops_load_from=False, named=0)
     return Run(**usual | dict(killed_after=ITERATIONS + 1) | changes)
 
 
 KILLED = dict(killed_after=7)  # in the third epoch
-# The last training of a history resumes.
+# After each history, its first training runs once more with resume=True.
 FOREIGN_OBJECTS = [(run(foreign=True, **KILLED), [])]
 STARTED_AGAIN = [(run(), []), (run(killed_after=4), [])]
 BY_EPOCH_AND_BY_ITERATION = [(run(interval=2, **KILLED), ['note lost'])]
@@ -312,7 +312,7 @@ DONE = [(run(), [])]
 
 @pytest.fixture(scope='module')
 def quick():
-    """Spare what has no part in it, and let each training have a second of its own."""
+    """Skip slow, unrelated work, and give each training its own timestamp."""
     seconds = itertools.count()
     clock = SimpleNamespace(
         time=time.time,
@@ -322,7 +322,7 @@ def quick():
     logging.disable(logging.WARNING)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('mmengine.runner.runner.collect_env', dict)
-        # It would time two layers at each start, for longer than the training takes.
+        # It would time two layers at each start, which takes longer than the training.
         patch.setattr('crossformer_mm.engine.runner.is_faster_accelerated', bool)
         patch.setattr('mmengine.runner.runner.time', clock)
         patch.setattr(Config, 'pretty_text', 'model = dict()')
@@ -344,13 +344,13 @@ def quick():
 @example(LOAD_FROM_DROPPED)
 @example(LOAD_FROM_AND_NEWER)
 @example(DONE)
-def test_what_is_resumed_is_what_the_oracle_says(history):
+def test_resume_matches_the_oracle(history):
     with tempfile.TemporaryDirectory() as root:
         folder = Folder(Path(root))
         for run, faults in history:
             folder.train(run)
             for fault in faults:
-                folder.suffer(fault)
+                folder.apply(fault)
         last = history[0][0]
         last.resume, last.named = True, 0
         folder.train(last)

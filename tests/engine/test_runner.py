@@ -1,4 +1,4 @@
-"""What a training starts from, and what it says of that."""
+"""The weights that a training starts from, and the log lines about them."""
 
 import itertools
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures('small_variants')
 
 
 class Detector(kinds.Detector):
-    """With as many outputs as there are classes, and whatever other parts."""
+    """A detector with one output per class, and any additional parts."""
 
     def __init__(self, init_cfg=None, classes=1, variant='tiny', **parts):
         super().__init__(variant, init_cfg)
@@ -36,7 +36,7 @@ def runner(tmp_path):
     numbers = itertools.count()
 
     def make(model, **kwargs):
-        name = f'{tmp_path} {next(numbers)}'  # MMEngine keeps loggers by their names
+        name = f'{tmp_path} {next(numbers)}'  # MMEngine caches loggers by name
         options = dict(kind=CheckedRunner, experiment_name=name) | kwargs
         return kinds.runner(tmp_path / 'run', model, **options)
 
@@ -45,7 +45,7 @@ def runner(tmp_path):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Save the weights of a network; return them and the file."""
+    """Save random weights of a network; return them and the file."""
 
     def save(model):
         with torch.no_grad():
@@ -63,7 +63,7 @@ def log(runner):
 
 
 class StartError(Exception):
-    """Raised when all is loaded."""
+    """Raised in place of the first iteration."""
 
 
 def start(runner):
@@ -83,7 +83,7 @@ def test_resuming_needs_no_pretrained_file(runner, tmp_path):
     torch.save(kinds.backbone_weights('tiny'), path)
 
     def detector():
-        teacher = Detector()  # of MMEngine's loader
+        teacher = Detector()  # uses MMEngine's own loader
         teacher.init_cfg = pretrained(path)
         return Detector(pretrained(path), teacher=teacher)
 
@@ -95,7 +95,7 @@ def test_resuming_needs_no_pretrained_file(runner, tmp_path):
     assert 'from scratch' not in log(resumed)
 
 
-def test_a_finished_training_says_so(runner):
+def test_resuming_a_finished_training(runner):
     runner(Detector()).train()
     before = (Path(runner(Detector()).work_dir) / 'epoch_1.pth').read_bytes()
     resumed = runner(Detector(), resume=True)
@@ -113,7 +113,7 @@ def test_from_scratch(runner):
 
 @pytest.mark.parametrize('way', ['load_from', 'init_cfg', 'dumped init_cfg'])
 @pytest.mark.parametrize('backbone', ['missing', None])
-def test_weights_of_a_whole_network(way, backbone, runner, saved, tmp_path):
+def test_weights_of_a_complete_network(way, backbone, runner, saved, tmp_path):
     weights, path = saved(Detector())
     own = backbone and pretrained(tmp_path / 'nowhere.pth')
     model = Detector(own)
@@ -133,19 +133,19 @@ def test_weights_of_a_whole_network(way, backbone, runner, saved, tmp_path):
         assert 'nowhere.pth is missing and not needed beside ' in log(training)
 
 
-def test_weights_of_the_heads_alone_need_the_backbones_file(runner, saved, tmp_path):
+def test_head_weights_need_the_backbone_file(runner, saved, tmp_path):
     _, path = saved(nn.Linear(1, 1))
     model = Detector(pretrained(tmp_path / 'nowhere.pth'))
     with pytest.raises(CheckpointError, match='saved.pth holds no CrossFormer'):
         runner(model, load_from=str(path), cfg=dict(strict=False)).train()
 
 
-# Where checkpoints are
+# Locations of checkpoints
 
 
 @register_backend('mapped')
 class Mapped(LocalBackend):
-    """Puts what is written to ``far/`` elsewhere."""
+    """Writes the files of ``far/`` to another folder."""
 
     def __init__(self, place):
         self.place = place
@@ -154,7 +154,7 @@ class Mapped(LocalBackend):
         super().put(obj, str(filepath).replace('far/', f'{self.place}/'))
 
 
-def test_files_appear_under_their_own_names_only(runner, tmp_path):
+def test_no_temporary_files_are_left(runner, tmp_path):
     training = runner(Detector())
     training.train()
     best = dict(filename='best.pth', file_client_args=None, backend_args=None)
@@ -168,7 +168,7 @@ def test_files_appear_under_their_own_names_only(runner, tmp_path):
 
 @pytest.mark.parametrize('note', [True, False])
 @pytest.mark.parametrize('renamed', [True, False])
-def test_hooks_may_save_elsewhere_and_by_other_names(note, renamed, runner, tmp_path):
+def test_resume_with_custom_out_dir_and_file_names(note, renamed, runner, tmp_path):
     def hooks(name='snapshot_{:03d}.pth'):
         elsewhere = tmp_path / 'elsewhere'
         hook = dict(type='CheckpointHook', out_dir=str(elsewhere), filename_tmpl=name)
@@ -185,10 +185,10 @@ def test_hooks_may_save_elsewhere_and_by_other_names(note, renamed, runner, tmp_
     assert resumed.iter == 4 and 'resumed epoch: 1' in log(resumed)
 
 
-# Checkpoints that are not the network's
+# Checkpoints of other networks
 
 
-def test_another_network_stops(runner, saved):
+def test_checkpoint_of_another_network_is_an_error(runner, saved):
     _, path = saved(Detector(mask_head=nn.Linear(1, 1)))
     other = Detector(rpn_head=nn.Linear(2, 2))
     with pytest.raises(CheckpointError) as stopped:
@@ -201,13 +201,13 @@ def test_another_network_stops(runner, saved):
     assert 'Left as they were: rpn_head\n' in log(training)
 
 
-def test_a_classifier_is_no_detector(runner, tmp_path):
+def test_classifier_checkpoint_in_a_detector_is_an_error(runner, tmp_path):
     torch.save({'model': kinds.classifier_weights('tiny')}, tmp_path / 'c.pth')
     with pytest.raises(CheckpointError, match='1 unknown .model.'):
         runner(Detector(), load_from=str(tmp_path / 'c.pth')).train()
 
 
-def test_another_number_of_classes_is_fine_tuned(runner, saved):
+def test_fine_tuning_with_another_number_of_classes(runner, saved):
     weights, path = saved(Detector(classes=7))
     training = runner(Detector(classes=3), load_from=str(path))
     loaded = start(training)
@@ -219,14 +219,14 @@ def test_another_number_of_classes_is_fine_tuned(runner, saved):
     assert 'Left as they were: bbox_head\n' in log(training)
 
 
-def test_another_number_of_classes_is_not_resumed(runner):
+def test_resuming_with_another_number_of_classes_is_an_error(runner):
     runner(Detector(classes=7)).train()
     with pytest.raises(CheckpointError, match='2 mismatched .bbox_head.weight'):
         runner(Detector(classes=3), resume=True, epochs=2).train()
 
 
 @pytest.mark.parametrize('strict', [True, False])
-def test_other_weights_are_not_tested(strict, runner, saved):
+def test_testing_mismatched_weights_needs_strict_false(strict, runner, saved):
     _, path = saved(Detector(classes=7))
     evaluated = dict(
         test_dataloader=dict(
@@ -245,9 +245,9 @@ def test_other_weights_are_not_tested(strict, runner, saved):
         assert 'Left as they were: bbox_head\n' in log(testing)
 
 
-def test_a_whole_checkpoint_is_said_to_be(runner, saved):
+def test_complete_loading_is_logged(runner, saved):
     weights, path = saved(Detector())
-    weights['backbone.layers.0.blocks.0.attn.biases'] = torch.zeros(1)  # a buffer, once
+    weights['backbone.layers.0.blocks.0.attn.biases'] = torch.zeros(1)  # old buffer
     torch.save(dict(state_dict=weights), path)
     training = runner(Detector(), load_from=str(path))
     start(training)
@@ -293,7 +293,7 @@ class Images(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize('runner_type', ['CheckedRunner', "'CheckedRunner'"])
-def test_a_pure_python_config_and_its_dump_are_strict(runner_type, tmp_path):
+def test_pure_python_config_and_its_dump_are_strict(runner_type, tmp_path):
     path, work_dir = tmp_path / 'pretrained.pth', tmp_path / 'run'
     (tmp_path / 'config.py').write_text(
         PURE_PYTHON.format(

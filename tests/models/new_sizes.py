@@ -1,4 +1,4 @@
-"""Run by test_sizes.py: train at a new size in each of 150 iterations."""
+"""Script of test_sizes.py: train for 150 iterations, each at a new size."""
 
 import random
 import sys

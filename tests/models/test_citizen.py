@@ -1,6 +1,6 @@
-"""What people do to any PyTorch module works on the backbone.
+"""Common operations on PyTorch modules work on the backbone.
 
-Beside mmdet's Swin, which does all of this but what SWIN_FAILS names.
+mmdet's Swin is tested for comparison; its known failures are in SWIN_FAILS.
 """
 
 import copy
@@ -25,9 +25,9 @@ SIZES = [(64, 96), (67, 99)]
 SWIN_FAILS = {
     'test_modules_in_other_dtypes[swin-bfloat16]': 'its drop path makes float32',
     'test_modules_in_other_dtypes[swin-float16]': 'its drop path makes float32',
-    'test_a_trace_is_right_at_another_size[swin]': 'sizes are constants of the trace',
-    'test_checkpoint_around_it[swin-reentrant]': 'no gradient arrives',
-    'test_an_empty_batch_is_one_clear_error[swin]': 'a reshape fails',
+    'test_trace_at_other_sizes[swin]': 'sizes are constants of the trace',
+    'test_activation_checkpointing[swin-reentrant]': 'no gradient arrives',
+    'test_empty_batch_is_an_error[swin]': 'a reshape fails',
 }
 
 
@@ -42,7 +42,7 @@ def kind(request):
 
 @pytest.fixture
 def make(kind):
-    """Make the network of a kind, always with the same weights."""
+    """Return a function that builds the network, always with the same weights."""
 
     def build(with_cp=False):
         torch.manual_seed(0)
@@ -59,7 +59,7 @@ def make(kind):
 
 
 def in_mode(model, training):
-    model.train(training)  # Swin's returns nothing
+    model.train(training)  # Swin's train() returns None
     return model
 
 
@@ -111,7 +111,7 @@ def test_hooks_on_every_leaf(make, training):
 
             module.register_forward_hook(count)
     model(images())
-    # A dropout may serve two places; an identity none.
+    # A dropout layer may be used twice or, as an identity, never.
     idle = [n for n, c in calls.items() if c == 0 and 'drop' not in n]
     assert idle == []
     assert [n for n, c in calls.items() if c > 1 and 'drop' not in n] == []
@@ -150,7 +150,7 @@ def test_pruned_networks_train_and_load(make):
 
 
 def last_linear(model):
-    """Return the last layer of an MLP, where speed was bought by going around it."""
+    """Return the last layer of an MLP, which an optimized path must not bypass."""
     linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
     return next(m for m in linears if m.in_features == 4 * m.out_features)
 
@@ -174,7 +174,7 @@ def test_spectral_norm(make):
     once = layer.weight_u.clone()
     assert not torch.equal(once, before)
     loss(outs).backward()
-    # One power iteration for each step, none for the backward pass.
+    # One power iteration per forward pass, none in the backward pass.
     assert torch.equal(layer.weight_u, once)
     assert layer.weight_orig.grad.any()
 
@@ -206,7 +206,7 @@ def test_meta_device(make, training, with_cp):
 
 
 def test_double_backward(make):
-    """A gradient penalty, beside finite differences."""
+    """Compare the gradient of a gradient penalty with finite differences."""
     model = evaluating(make().double())
     x = images(batch=1).double().requires_grad_()
 
@@ -270,9 +270,10 @@ def test_forward_mode(make):
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_a_trace_is_right_at_another_size(make):
+def test_trace_at_other_sizes(make):
     model = make()
-    traced = torch.jit.trace(model, images())  # in training mode, with its check
+    # In training mode, including the tracer's check.
+    traced = torch.jit.trace(model, images())
     model.eval()
     traced = torch.jit.trace(model, images())
     for size in ((64, 96), (67, 99), (224, 224), (300, 180)):
@@ -313,7 +314,7 @@ def test_legacy_onnx_exporter(make, opset, dynamic):
         )
 
 
-def test_fake_tensors_then_real_ones(make):
+def test_real_tensors_after_fake_tensors(make):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     model = evaluating(make())
@@ -326,8 +327,8 @@ def test_fake_tensors_then_real_ones(make):
 
 @pytest.mark.skipif(torch.version.cuda is None, reason='no CUDA build of torch')
 @pytest.mark.parametrize('training', [True, False])
-def test_nothing_waits_for_a_gpu(make, training):
-    """Fake CUDA tensors know no data: a look at it, or another device, raises."""
+def test_no_gpu_synchronization(make, training):
+    """Reading the data of a fake CUDA tensor, or mixing devices, raises an error."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     model = in_mode(make(), training)
@@ -339,7 +340,7 @@ def test_nothing_waits_for_a_gpu(make, training):
             )
             for name, m in state.items()
         }
-        # The backward pass would ask for a driver.
+        # Forward only: the backward pass would need a driver.
         x = torch.rand(2, 3, *SIZES[1], device='cuda')
         outs = torch.func.functional_call(model, fakes, (x,))
         assert all(out.device.type == 'cuda' for out in outs)
@@ -376,7 +377,7 @@ class LowRank(nn.Module):
         return self.layer(x) + self.up(self.down(x))
 
 
-def test_each_linear_in_an_adapter(make):
+def test_adapters_around_linear_layers(make):
     model = make()
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -460,7 +461,7 @@ def gradients(model, run):
 
 
 @pytest.mark.parametrize('reentrant', [True, False], ids=['reentrant', 'not'])
-def test_checkpoint_around_it(make, reentrant):
+def test_activation_checkpointing(make, reentrant):
     model = in_mode(make(), True)
     expected = gradients(model, lambda: model(images()))
     x = images().requires_grad_()
@@ -481,6 +482,6 @@ def test_saved_tensors_on_the_cpu_and_anomaly_mode(make):
         torch.testing.assert_close(gradients(model, lambda: model(images())), expected)
 
 
-def test_an_empty_batch_is_one_clear_error(make):
+def test_empty_batch_is_an_error(make):
     with pytest.raises(ValueError, match=r'no image.*\[0, 3, 64, 96\]'):
         make()(images(batch=0))

@@ -1,4 +1,4 @@
-"""torch.compile, torch.export and ONNX, all at sizes that change."""
+"""torch.compile, torch.export and ONNX export with dynamic sizes."""
 
 import onnxruntime
 import pytest
@@ -27,7 +27,7 @@ def tiny(lda_mode, stages=2):
 
 @pytest.mark.parametrize(('lda_mode', 'train'), [('interval', True), ('group', False)])
 def test_compiles_twice_for_all_sizes(lda_mode, train):
-    """Once for the first size, once for sizes that change; without a break."""
+    """Check for two graphs without breaks: the first size, and dynamic sizes."""
     model = tiny(lda_mode).train(train)
     torch._dynamo.reset()
     graphs = CompileCounterWithBackend('aot_eager')
@@ -94,7 +94,7 @@ def test_compiles_in_default_mode(dynamic):
 
 
 def dynamic_shapes():
-    side = dict(min=5, max=64)  # more than a group of the last stage
+    side = dict(min=5, max=64)  # larger than a group of the last stage
     return {0: Dim('batch', max=64), 2: 32 * Dim('h', **side), 3: 32 * Dim('w', **side)}
 
 

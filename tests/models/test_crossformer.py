@@ -14,7 +14,7 @@ GROUP_SIZE, INTERVAL = [7, 7, 7, 7], [8, 4, 2, 1]
 
 
 def tiny(arch=TINY, **kwargs):
-    """Build a small net whose weights are no zeros or ones."""
+    """Build a small network with random weights, including norms and biases."""
     torch.manual_seed(0)
     model = CrossFormer(arch=arch, **kwargs)
     for parameter in model.parameters():
@@ -26,11 +26,11 @@ def tiny(arch=TINY, **kwargs):
 @pytest.mark.parametrize(
     'batch, height, width',
     [
-        (1, 224, 224),  # the paper's
-        (2, 160, 96),  # a multiple of 32, padding inside groups
-        (1, 250, 187),  # multiples of nothing
+        (1, 224, 224),  # the paper's size
+        (2, 160, 96),  # multiples of 32, groups with padding
+        (1, 250, 187),  # not multiples of 32
         (2, 33, 47),  # maps down to 2 x 2 tokens
-        (1, 32, 32),  # the smallest input: a single token at the end
+        (1, 32, 32),  # smallest unpadded input: a single token in the last map
         (1, 32, 260),  # wide
         (1, 301, 34),  # tall
         (3, 64, 64),  # maps as small as the group
@@ -51,13 +51,13 @@ def test_equals_slow_reference(lda_mode, batch, height, width):
             int(np.ceil(width / stride)),
         )
         assert output.isfinite().all()
-        # mmcv's RoIAlign takes any memory for NCHW: a detector would learn nothing.
+        # mmcv's RoIAlign assumes contiguous NCHW and would read wrong values.
         assert output.is_contiguous()
         torch.testing.assert_close(output, slow, rtol=1e-4, atol=1e-4)
 
 
 def test_adaptive_interval():
-    """One window of G x G groups covers the map, whatever its size."""
+    """A window of G x G groups covers a map of any size."""
     images = torch.randn(1, 3, 160, 256)
     model = tiny(lda_mode='group', adaptive_interval=True).eval()
     # Maps of 40 x 64, 20 x 32, 10 x 16 and 5 x 8 tokens: I = ceil(longer side / 7).
@@ -80,7 +80,7 @@ def test_modes_differ_on_large_maps_only():
 
 
 def test_forward_leaves_module_unchanged():
-    """A small image between two equal runs changes nothing."""
+    """A small image between two identical runs does not change the result."""
     model = CrossFormer('S').eval()
     state = copy.deepcopy(model.state_dict())
     image = torch.randn(1, 3, 224, 320)
@@ -119,7 +119,7 @@ def test_every_parameter_gets_a_gradient(lda_mode, size):
 
 @pytest.mark.parametrize('lda_mode', ['interval', 'group'])
 def test_gradcheck(lda_mode):
-    """Analytic gradients of weights and input equal numeric ones, with padding."""
+    """Compare analytic and numeric gradients of weights, with padded groups."""
     torch.manual_seed(0)
     # The first map is 10 x 9 tokens: 3 x 3 groups and interval 2 need padding.
     model = CrossFormer(
@@ -178,7 +178,7 @@ def test_gradcheck(lda_mode):
         (dict(in_channels=0), 'in_channels.*0'),
     ],
 )
-def test_wrong_arguments_are_named(kwargs, message):
+def test_invalid_argument_errors(kwargs, message):
     with pytest.raises(ValueError, match=message):
         CrossFormer(**kwargs)
 
@@ -193,11 +193,11 @@ def test_wrong_arguments_are_named(kwargs, message):
         (dict(pretrained=None), dict()),
     ],
 )
-def test_original_names_of_arguments(old, new):
+def test_original_argument_names(old, new):
     assert str(CrossFormer('T', **old)) == str(CrossFormer('T', **new))
 
 
-def test_a_path_is_a_pretrained_init_cfg():
+def test_path_as_init_cfg():
     expected = dict(type='Pretrained', checkpoint='x.pth')
     for name in ('pretrained', 'init_cfg'):
         assert CrossFormer('T', **{name: 'x.pth'}).init_cfg == [expected]
@@ -213,7 +213,7 @@ def test_a_path_is_a_pretrained_init_cfg():
         (dict(patch_size=[4], patch_sizes=[4]), 'older name of patch_sizes'),
     ],
 )
-def test_arguments_without_a_place_are_named(kwargs, message):
+def test_unsupported_argument_errors(kwargs, message):
     with pytest.raises(ValueError, match=message):
         CrossFormer('T', **kwargs)
 
@@ -227,14 +227,14 @@ def test_arguments_without_a_place_are_named(kwargs, message):
         ((1, 3, 64, 0), 'no image'),
     ],
 )
-def test_wrong_input_is_named(shape, message):
+def test_invalid_input_errors(shape, message):
     with pytest.raises(ValueError, match=message):
         tiny()(torch.randn(shape))
 
 
 @pytest.mark.parametrize('lda_mode', ['interval', 'group'])
 @pytest.mark.parametrize('size', [(24, 100), (61, 31), (1, 1)])
-def test_short_sides_are_padded_to_32_inside(lda_mode, size):
+def test_short_sides_are_padded_to_32(lda_mode, size):
     model = tiny(lda_mode=lda_mode).eval()
     images = torch.randn(2, 3, *size)
     height, width = size
@@ -285,7 +285,7 @@ def test_with_cp_gives_the_same_gradients():
 @pytest.mark.parametrize('lda_mode', ['interval', 'group'])
 def test_autocast_is_finite_and_close(lda_mode, dtype):
     model = tiny(lda_mode=lda_mode)
-    images = torch.randn(2, 3, 75, 99)  # leaves groups of padding only
+    images = torch.randn(2, 3, 75, 99)  # some groups contain only padding
     expected = model(images)
     with torch.autocast('cpu', dtype):
         outs = model(images)
@@ -326,7 +326,7 @@ def test_position_bias(position_bias):
 
 
 def test_single_scale_embedding():
-    """The paper's ablation: kernel 4, then 2."""
+    """The paper's ablation: kernel size 4, then 2."""
     model = CrossFormer('S', patch_sizes=[4], merge_sizes=[[2]] * 3)
     assert [len(stage.downsample.reductions) for stage in model.layers[:3]] == [1] * 3
     assert [out.shape[1] for out in model(torch.randn(1, 3, 64, 64))] == [

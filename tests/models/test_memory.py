@@ -1,4 +1,4 @@
-"""What the tensors of a training step take."""
+"""Memory of the tensors in a training step."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from crossformer_mm import CrossFormer_S
 
 
 def peak_of_tensors(model, images):
-    """Return the peak of both passes beside the gradients of the weights, in bytes."""
+    """Return the peak of both passes in bytes, without the weights' gradients."""
     activities = [ProfilerActivity.CPU]
     with profile(activities=activities, profile_memory=True) as profiler:
         sum(x.mean() for x in model(images)).backward()
@@ -34,9 +34,9 @@ def test_recomputing_blocks_halves_the_memory(lda_mode):
     assert recomputed < plain / 2
 
 
-def test_scores_are_never_held_at_once():
-    # 1024 tokens in each of 16 groups: the scores alone of the first stage's long
-    # distance attention would take 192 MiB, and their gradients as much.
+def test_attention_scores_are_not_all_held_at_once():
+    # 1024 tokens in each of 16 groups: the scores of the first stage's long-distance
+    # attention would take 192 MiB, and their gradients as much.
     images = torch.rand(1, 3, 512, 512)
     scores = 4 * 3 * 16 * 1024**2
     model = CrossFormer_S(lda_mode='interval', crs_interval=(4, 4, 4, 4), with_cp=True)

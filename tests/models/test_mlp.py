@@ -38,7 +38,7 @@ def test_mlp_dropout_drops_in_training_only():
     assert not (mlp.eval()(x) == 0).any()
 
 
-def test_an_adapter_around_a_layer_is_called(mlp):
+def test_adapter_around_a_layer_is_called(mlp):
     class Twice(torch.nn.Module):
         def __init__(self, layer):
             super().__init__()

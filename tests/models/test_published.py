@@ -1,4 +1,4 @@
-"""The published networks: the same names, the same numbers."""
+"""Same parameter names and outputs as the published networks."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_outputs(case, record_property):
     ids=published.case_id,
 )
 def test_classifier_logits(case):
-    """The zoo's own group sizes and intervals are those of classification."""
+    """The default group sizes and intervals are those of classification."""
     backbone = MODELS.build(dict(type='CrossFormer', arch=case['arch'])).eval()
     published.load_weights(backbone)
     shapes = published.CLASSIFIER_SHAPES[case['arch']]

@@ -1,4 +1,4 @@
-"""Any size, any grouping."""
+"""Random image sizes and groupings."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ ARCHS = st.fixed_dictionaries(
         num_heads=st.sampled_from([[1, 2, 4, 8], [2, 4, 8, 16]]),
     )
 )
-# The reference goes token by token.
+# The reference is slow: it works token by token.
 SMALL_ENOUGH = 256**2
 
 
@@ -68,8 +68,8 @@ def test_any_size_and_grouping(
 @pytest.mark.slow
 @pytest.mark.parametrize('lda_mode', ['interval', 'group'])
 def test_new_sizes_do_not_leak(lda_mode):
-    # oneDNN keeps code for each shape of its last 1024 convolutions, tens of MiB that
-    # would hide a small leak.
+    # oneDNN caches code for the last 1024 convolution shapes: tens of MiB that would
+    # hide a small leak.
     variables = dict(ONEDNN_PRIMITIVE_CACHE_CAPACITY='16', PYTHONPATH=str(ROOT))
     done = subprocess.run(
         [sys.executable, ROOT / 'tests' / 'models' / 'new_sizes.py', lda_mode],

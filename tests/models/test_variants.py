@@ -50,7 +50,7 @@ def test_original_backbone_dict_builds_unchanged():
     assert isinstance(model, crossformer_mm.CrossFormer_S)
 
 
-def test_prefix_form_and_child_scopes_find_it():
+def test_lookup_by_prefix_and_from_child_scopes():
     child = Registry('model', parent=MODELS, scope='some_codebase')
     with DefaultScope.overwrite_default_scope('some_codebase'):
         for name in ('CrossFormer_S', 'crossformer_mm.CrossFormer_S'):
@@ -58,7 +58,7 @@ def test_prefix_form_and_child_scopes_find_it():
 
 
 def test_importing_twice_registers_once():
-    """Also when a notebook throws the modules away and imports them anew."""
+    """Also if a notebook deletes the modules and imports them again."""
     code = (
         'import sys\n'
         'from mmengine.registry import MODELS, DefaultScope\n'
@@ -70,7 +70,7 @@ def test_importing_twice_registers_once():
         '    import crossformer_mm as anew\n'
         'assert set(MODELS.module_dict) == before\n'
         'assert MODELS.get("CrossFormer_S") is anew.CrossFormer_S\n'
-    )  # in a process of its own: this one keeps its registered classes
+    )  # in a separate process, to keep the registered classes of this one
     subprocess.run([sys.executable, '-c', code], check=True)
 
 

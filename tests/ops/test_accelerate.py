@@ -1,4 +1,4 @@
-"""Layers exchanged for faster ones: the same numbers, and only where they may be."""
+"""Linear layers exchanged for oneDNN ones: same values, only if allowed."""
 
 import logging
 import time
@@ -54,7 +54,7 @@ def test_linear(dtype, bias, shape):
     assert convolved == (dtype == torch.float32)
 
 
-def test_it_is_undone_and_keeps_parameters_and_hooks():
+def test_exchange_is_reversible_and_keeps_parameters_and_hooks():
     model = CrossFormer_S()
     classes = [type(module) for module in model.modules()]
     names, first = list(model.state_dict()), next(model.parameters())
@@ -72,7 +72,7 @@ def test_it_is_undone_and_keeps_parameters_and_hooks():
 
 
 @torch.no_grad()
-def test_networks_give_the_same_under_autocast_and_in_float32():
+def test_network_in_float32_and_under_autocast():
     torch.manual_seed(0)
     model, x = CrossFormer_S().eval(), torch.rand(1, 3, 100, 132)
     expected = model(x)
@@ -84,8 +84,8 @@ def test_networks_give_the_same_under_autocast_and_in_float32():
 
 
 @pytest.mark.parametrize(('plain', 'onednn', 'faster'), [(1, 3, False), (3, 1, True)])
-def test_the_measurement_decides(plain, onednn, faster, monkeypatch):
-    """Each layer is called as it is; the slower one sleeps."""
+def test_faster_layer_is_measured(plain, onednn, faster, monkeypatch):
+    """The forward of each layer sleeps for a different time."""
     forward = {nn.Linear: nn.Linear.forward, OneDNNLinear: OneDNNLinear.forward}
     for layer, milliseconds in ((nn.Linear, plain), (OneDNNLinear, onednn)):
 
@@ -99,7 +99,9 @@ def test_the_measurement_decides(plain, onednn, faster, monkeypatch):
 
 @pytest.mark.parametrize('faster', [True, False])
 @pytest.mark.parametrize('deterministic', [True, False])
-def test_the_runner_asks(faster, deterministic, monkeypatch, tmp_path, caplog):
+def test_runner_exchanges_layers_if_faster(
+    faster, deterministic, monkeypatch, tmp_path, caplog
+):
     monkeypatch.setattr(runner_module, 'is_faster_accelerated', lambda: faster)
     network = nn.Sequential(nn.Linear(2, 2))
     runner = runner_module.CheckedRunner(

@@ -1,4 +1,4 @@
-"""Blockwise attention beside the textbook's formula, and both beside a loop."""
+"""Blockwise and plain attention compared with a loop over tokens."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def inputs(size, with_bias=True, dtype=torch.double):
 
 
 def slow_attention(qkv, table):
-    """Softmax attention, a token and a head at a time, over the keys of its group."""
+    """Compute softmax attention token by token over the keys of its group."""
     rows, cols, interval = GROUPING
     batch, height, width, _ = qkv.shape
     q, k, v = qkv.unflatten(-1, (3, HEADS, -1)).unbind(3)
@@ -54,7 +54,7 @@ def slow_attention(qkv, table):
 
 @pytest.fixture(params=[2**20, 3 * HEADS * 4 * 6, 1], ids=['whole', 'blocks', 'single'])
 def blocks(request, monkeypatch):
-    """Blocks of all scores, of 3 groups and 4 queries with remainders, and of one."""
+    """Set block sizes: all scores, 3 groups and 4 queries with remainders, one."""
     monkeypatch.setitem(module.BLOCK_SCORES, 'cpu', request.param)
     if request.param < 2**20:
         monkeypatch.setitem(module.SLAB_NUMBERS, 'cpu', 1)
@@ -77,7 +77,7 @@ def test_values_and_gradients(attention, with_bias, size, blocks):
 
 
 @pytest.mark.parametrize(('size', 'interval'), [((3, 5), 2), ((2, 3), 1)])
-def test_gradcheck_of_both_orders(size, interval):
+def test_first_and_second_order_gradcheck(size, interval):
     grouping = GROUPING._replace(interval=interval)
 
     def attend(qkv, table):
@@ -89,8 +89,8 @@ def test_gradcheck_of_both_orders(size, interval):
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('size', [FULL, PADDED, HOLLOW, (16, 24)])
-def test_gradients_in_half_precision_are_as_exact_as_the_values(dtype, size):
-    """Scores in half precision made the gradients' error 3 to 4 times the values'."""
+def test_half_precision_gradients_are_as_accurate_as_the_values(dtype, size):
+    """With half-precision scores, gradients had 3 to 4 times the values' error."""
     torch.manual_seed(0)
     qkv, table = inputs(size)
     grouping = GROUPING if size != (16, 24) else Grouping(8, 12, 2)

@@ -1,4 +1,4 @@
-"""An MLP in pieces beside the whole one."""
+"""An MLP computed in pieces, compared with the plain MLP."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def gradients(mlp, call):
 
 
 @pytest.mark.parametrize('limit', [2**20, 8 * 16, 1])  # whole, 16 tokens, one each
-def test_pieces_give_the_same_and_so_do_their_gradients(mlp, limit, monkeypatch):
+def test_pieces_give_the_same_values_and_gradients(mlp, limit, monkeypatch):
     monkeypatch.setitem(PIECE_NUMBERS, 'cpu', limit)
     expected = gradients(mlp, lambda x: mlp.fc2(mlp.act(mlp.fc1(x))))
     torch.testing.assert_close(gradients(mlp, mlp), expected)
@@ -47,7 +47,7 @@ def test_hooks_see_the_whole_map_once(mlp, training, hook, monkeypatch):
     assert seen == [(2, 3)] * 3
 
 
-def test_the_hidden_layer_is_not_held(mlp, monkeypatch):
+def test_hidden_layer_is_computed_in_pieces(mlp, monkeypatch):
     monkeypatch.setitem(PIECE_NUMBERS, 'cpu', 8 * 10)
     largest = 0
 

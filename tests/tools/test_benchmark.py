@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic, and one run of it."""
+"""The benchmark's calculations, and one run of it."""
 
 import csv
 import os
@@ -20,7 +20,7 @@ def tools_on_path(monkeypatch):
 
 
 def rows():
-    """Two repeats and an outlier; B takes twice the time of A, half the memory."""
+    """Yield two repeats and an outlier; B takes twice A's time and half its memory."""
     common = dict(device='cpu', dtype='float32', batch='1', with_cp='True', compile='')
     yield common | dict(task='matmul', gflops='100')
     for name, factor in (('A', 1), ('B', 2)):
@@ -55,12 +55,12 @@ def test_table_holds_medians_and_ratios_to_the_first(measurements):
     lines = [line.split() for line in text.splitlines() if ' eval ' in line]
     cells = [[cell for cell in line if cell != '│'] for line in lines]
     task, height, _, width, *numbers = cells[1]
-    # 20 GFLOP in 2 s are 10 of the 100 GFLOP/s.
+    # 20 GFLOP in 2 s are 10 GFLOP/s, 10% of the peak.
     assert numbers == ['B', '2000', '2.00', '100', '0.50', '0.50', '10%']
     assert len(cells) == 4
 
 
-def test_exponent_is_of_what_the_network_adds(measurements):
+def test_exponent_excludes_idle_memory(measurements):
     from parts.benchmark_report import draw, exponent
 
     assert exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
@@ -79,7 +79,7 @@ def test_largest_batch(limit):
 
 
 def test_gpu_part_without_a_gpu(monkeypatch, tmp_path, capsys):
-    """All but the search for the largest batch, on the CPU at small sizes."""
+    """Run all but the search for the largest batch, on the CPU at small sizes."""
     from parts import benchmark_gpu
 
     monkeypatch.setattr(benchmark_gpu, 'SHAPES', [(64, 96)])

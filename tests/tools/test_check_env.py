@@ -1,4 +1,4 @@
-"""The environment doctor, in this environment and in broken ones."""
+"""tools/check_env.py in this environment and in broken ones."""
 
 import importlib.util
 import os
@@ -31,7 +31,7 @@ PARTS = [
 
 
 def examine(*flags, path=''):
-    """Run the doctor; return its exit code and {part: line}."""
+    """Run check_env; return its exit code and {part: line}."""
     result = subprocess.run(
         [sys.executable, *flags, str(DOCTOR)],
         env={**os.environ, 'PYTHONPATH': str(path)},
@@ -40,7 +40,7 @@ def examine(*flags, path=''):
     )
     assert not result.stderr
     lines = result.stdout.splitlines()[1:]
-    # Columns are set apart by two spaces or more.
+    # Columns are separated by two or more spaces.
     return result.returncode, {line[9:].split('  ')[0]: line for line in lines}
 
 
@@ -77,7 +77,7 @@ def test_this_environment_is_healthy():
     assert wanted in lines['mmdet'] and wanted in lines['mmsegmentation']
 
 
-def test_nothing_installed_still_gets_a_line_per_part():
+def test_empty_environment_gets_a_line_per_part():
     code, lines = examine('-I', '-S')
     assert code == 1
     assert list(lines) == PARTS
@@ -88,7 +88,7 @@ def test_nothing_installed_still_gets_a_line_per_part():
     assert 'requirements/compile_mmcv.py' in lines['mmcv']
 
 
-@on_openmmlab  # the fork's mmcv has another name
+@on_openmmlab  # the forks' mmcv has another name
 def test_several_broken_parts(tmp_path):
     (tmp_path / 'mmcv').mkdir()
     (tmp_path / 'mmcv' / '__init__.py').write_text("__version__ = '2.2.0'\n")
@@ -103,7 +103,7 @@ def test_several_broken_parts(tmp_path):
     assert lines['mmcv._ext'].startswith('FAIL')
     assert 'requirements/compile_mmcv.py' in lines['mmcv._ext']
     for part in ('mmdet', 'mmsegmentation'):
-        # mmdet's and mmseg's own words.
+        # From the error messages of mmdet and mmseg.
         assert lines[part].startswith('FAIL') and 'incompatible' in lines[part]
     assert lines['setuptools'].startswith('FAIL')
     assert (
@@ -114,14 +114,14 @@ def test_several_broken_parts(tmp_path):
 
 
 @pytest.mark.parametrize(('version', 'warned'), [('2.9.1', True), ('2.12.0', False)])
-def test_a_torch_whose_reader_is_unsafe(version, warned, tmp_path):
+def test_torch_with_an_unsafe_reader(version, warned, tmp_path):
     fake_distribution(tmp_path, 'torch', version)
     _, lines = examine(path=tmp_path)
     assert lines['torch'].startswith('warn')
     assert ('CVE-2026-24747' in lines['torch']) == warned
 
 
-def test_a_broken_numpy_is_reported(doctor, tmp_path):
+def test_broken_numpy_is_reported(doctor, tmp_path):
     (tmp_path / 'numpy.py').write_text("raise ImportError('libopenblas is missing')\n")
     code, lines = examine(path=tmp_path)
     assert code == 1
@@ -131,7 +131,7 @@ def test_a_broken_numpy_is_reported(doctor, tmp_path):
     assert f'pip install --no-deps {doctor.PINS.pin("numpy")}' in lines['numpy']
 
 
-def test_the_word_segmenter(doctor, tmp_path, monkeypatch):
+def test_mmseg_word_segmenter(doctor, tmp_path, monkeypatch):
     assert doctor.check_mmseg_namesake().verdict == 'ok'
     fake_distribution(tmp_path, 'mmseg', '1.0.0')
     monkeypatch.syspath_prepend(tmp_path)
@@ -141,7 +141,7 @@ def test_the_word_segmenter(doctor, tmp_path, monkeypatch):
     assert ('onedl-' if ONEDL else ' ') + 'mmsegmentation==1.' in check.fix
 
 
-def test_an_untried_version_is_no_failure(doctor, tmp_path, monkeypatch):
+def test_untested_version_is_a_warning(doctor, tmp_path, monkeypatch):
     fake_distribution(tmp_path, 'numpy', '9.9.9')
     monkeypatch.syspath_prepend(tmp_path)
     check = doctor.check_package('numpy', 'numpy')
@@ -149,9 +149,7 @@ def test_an_untried_version_is_no_failure(doctor, tmp_path, monkeypatch):
     assert doctor.PINS.pin('numpy') in check.fix
 
 
-def test_a_missing_dependency_is_named_rather_than_its_user(
-    doctor, tmp_path, monkeypatch
-):
+def test_missing_dependency_is_named(doctor, tmp_path, monkeypatch):
     (tmp_path / 'needs_ftfy.py').write_text(
         "raise ModuleNotFoundError('no ftfy', name='ftfy')\n"
     )
@@ -161,7 +159,7 @@ def test_a_missing_dependency_is_named_rather_than_its_user(
     assert check.fix.endswith(doctor.PINS.pin('ftfy'))
 
 
-def test_a_driver_that_torch_cannot_use_is_a_warning(doctor, monkeypatch):
+def test_driver_unusable_by_torch_is_a_warning(doctor, monkeypatch):
     monkeypatch.setattr(doctor, 'compute_capability', lambda: '9.0')
     monkeypatch.setattr('torch.version.cuda', None)
     check = doctor.check_cuda()
@@ -169,7 +167,7 @@ def test_a_driver_that_torch_cannot_use_is_a_warning(doctor, monkeypatch):
     assert 'pip install' in check.fix and '+cpu' not in check.fix
 
 
-def test_an_unregistered_plugin_fails(doctor, monkeypatch):
+def test_unregistered_plugin_fails(doctor, monkeypatch):
     from mmdet.registry import MODELS
 
     assert doctor.check_plugin('mmdet', 'mmdet').verdict == 'ok'

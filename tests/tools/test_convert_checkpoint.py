@@ -1,4 +1,4 @@
-"""The converter as a user runs it, on files as they are published."""
+"""tools/convert_checkpoint.py on files in the published formats."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def small_variants(monkeypatch):
 
 @pytest.fixture
 def convert(monkeypatch, capsys):
-    """Run the tool in this process; returns its exit code, output and errors."""
+    """Run the tool in this process; return its exit code, stdout and stderr."""
     monkeypatch.syspath_prepend(ROOT / 'tools')
     import convert_checkpoint
 
@@ -67,7 +67,7 @@ def test_report(small_variants, convert, tmp_path):
     assert ['SHA-256', sha256(target)] in lines
 
 
-def test_half_precision_is_said(small_variants, convert, tmp_path):
+def test_report_of_half_precision(small_variants, convert, tmp_path):
     weights = kinds.classifier_weights('tiny')
     halves = {name: tensor.half() for name, tensor in weights.items()}
     torch.save(halves, tmp_path / 'a.pth')
@@ -142,7 +142,7 @@ def tiny_classifier(path):
         (tiny_classifier, ['--to', 'segmentor'], 'no segmentor can be made of it'),
     ],
 )
-def test_one_error_and_no_file(make, options, error, small_variants, convert, tmp_path):
+def test_error_writes_no_file(make, options, error, small_variants, convert, tmp_path):
     source = tmp_path / 'a.pth'
     make(source)
     target = [] if '--inspect' in options else [tmp_path / 'b.pth']
@@ -162,7 +162,7 @@ def test_one_error_and_no_file(make, options, error, small_variants, convert, tm
         ('b.safetensors', 'take .pth, or only the backbone by --to backbone'),
     ],
 )
-def test_targets_that_cannot_be(target, error, small_variants, convert, tmp_path):
+def test_invalid_targets(target, error, small_variants, convert, tmp_path):
     source = tmp_path / 'a.pth'
     kinds.classifier(source, 'tiny')
     before = source.read_bytes()
@@ -179,11 +179,11 @@ def test_usage(convert):
         assert 'give either DST or --inspect' in err
 
 
-# Whole detectors and segmentors
+# Complete detectors and segmentors
 
 
 def small_segmentor(name):
-    """Return a model of MMSegmentation's own config, on our backbone."""
+    """Return the model of an MMSegmentation config with a CrossFormer backbone."""
     mmseg = pytest.importorskip('mmseg')
     bases = Path(mmseg.__file__).parent / '.mim' / 'configs' / '_base_' / 'models'
     model = Config.fromfile(bases / f'{name}.py').model
@@ -198,13 +198,13 @@ def small_segmentor(name):
 
 
 def mask_rcnn():
-    """Return the model of the config."""
+    """Return the model of the Mask R-CNN config."""
     pytest.importorskip('mmdet')
     return Config.fromfile(MASK_RCNN).model
 
 
 def save_as_mmcv_1(model, path):
-    """Save as MMCV 1.x does; its names in these models are those of today."""
+    """Save as MMCV 1.x does; it uses the same names for these models."""
     weights = {f'module.{name}': item for name, item in model.state_dict().items()}
     weights['module.backbone.layers.0.blocks.0.attn.biases'] = torch.zeros(169, 2)
     torch.save({'meta': kinds.MMCV_META, 'state_dict': weights}, path)
@@ -276,7 +276,7 @@ def test_mim_runs_the_tool(tmp_path):
     assert 'CrossFormer-T' in result.stdout
 
 
-# VmHWM is this program's own peak: ru_maxrss starts at that of the tests.
+# VmHWM is the peak of this program; ru_maxrss would start at that of pytest.
 MEASURED = """
 import os, runpy, sys
 sys.argv = sys.argv[1:]
@@ -289,7 +289,7 @@ print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])
 @pytest.mark.slow
 @pytest.mark.parametrize('with_optimizer', [False, True])
 def test_memory(with_optimizer, tmp_path):
-    """The L classifier, 92 M parameters, in less than 2.5 times the file's size."""
+    """Check that converting L (92 M parameters) takes less than 2.5 times the file."""
     source = tmp_path / 'l.pth'
     weights = {
         name: torch.rand(shape)

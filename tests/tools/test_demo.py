@@ -1,4 +1,4 @@
-"""The demo: MMDetection's and MMSegmentation's inferencers on a folder."""
+"""tools/demo.py: the inferencers of MMDetection and MMSegmentation on a folder."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ TOOL = ROOT / 'tools' / 'demo.py'
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-    """A folder with two images, a broken one and a text."""
+    """Return a folder with two images, a broken image and a text file."""
     folder = tmp_path_factory.mktemp('images')
     noise = np.random.default_rng(0)
     for name, size in (('first.png', (70, 90, 3)), ('zweites Bild.jpg', (120, 60, 3))):
@@ -30,7 +30,7 @@ def images(tmp_path_factory):
 
 
 def checkpoint(config, folder, classes):
-    """Save a network as it is at the start, as MMEngine does."""
+    """Save an untrained network as MMEngine does."""
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     if cfg.default_scope == 'mmdet':
@@ -90,7 +90,7 @@ def test_segmentor(images, mini_ade20k, tmp_path):
         assert sum(found['share'].values()) == pytest.approx(1, abs=1e-4)
         most = next(iter(found['share']))
         assert most == classes[np.bincount(labels.ravel()).argmax()]
-    # Each file is named by its image.
+    # Output files are named after their images.
     assert {str(p.relative_to(tmp_path / 'out')) for p in out_files(tmp_path)} == {
         *('preds/first.json', 'preds/first.png', 'vis/first.png'),
         *('preds/zweites Bild.json', 'preds/zweites Bild.png'),
@@ -103,7 +103,7 @@ def out_files(folder):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_network_stops(images, mini_coco, tmp_path):
+def test_checkpoint_of_another_network_is_an_error(images, mini_coco, tmp_path):
     other = ROOT / 'configs' / 'retinanet_crossformer_t_fpn_1x_coco.py'
     weights = checkpoint(DETECTOR, tmp_path, ['a', 'b', 'c', 'd', 'e'])
     run = demo(
@@ -117,7 +117,7 @@ def test_a_checkpoint_of_another_network_stops(images, mini_coco, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_what_cannot_be_done(images, tmp_path):
+def test_invalid_arguments(images, tmp_path):
     weights = tmp_path / 'weights.pth'
     weights.touch()
     files = ('--config', DETECTOR, '--checkpoint', weights)

@@ -1,4 +1,4 @@
-"""Whole networks as ONNX, beside PyTorch and without it."""
+"""Complete networks in ONNX, compared with PyTorch and run without it."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from crossformer_mm import CrossFormer
 from tests.helpers import DETECTOR, ROOT, SEGMENTOR, TORCH_21
 
 pytestmark = pytest.mark.skipif(TORCH_21, reason='torch 2.1 does not export so')
-# Small ones: the exporter takes its time for each block.
+# Small networks: the export time grows with each block.
 BACKBONE = """
 backbone = dict(
     _delete_=True,
@@ -73,7 +73,7 @@ def tool(name, *arguments, **variables):
 
 
 def make_network(name, folder):
-    """Write a config and, as a checkpoint, its network at the start."""
+    """Write a config and a checkpoint of its untrained network."""
     config = folder / f'{name}.py'
     config.write_text(CONFIGS[name])
     cfg = Config.fromfile(config)
@@ -81,24 +81,25 @@ def make_network(name, folder):
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     for part, module in model.named_modules():
-        # Results that differ, and scores above the threshold.
+        # Make results vary and scores exceed the threshold.
         one_by_one = isinstance(module, torch.nn.Conv2d) and module.kernel_size == (
             1,
             1,
         )
         if part.endswith('fc_cls') or one_by_one:
             torch.nn.init.normal_(module.weight, std=0.2)
-            if module.bias is not None:  # of 0, masks would be 0.5 where maps are 0
+            # With a bias of 0, masks would be exactly 0.5 where maps are 0.
+            if module.bias is not None:
                 torch.nn.init.normal_(module.bias, std=0.2)
     torch.save(dict(meta={}, state_dict=model.state_dict()), folder / f'{name}.pth')
     return config, folder / f'{name}.pth', folder / f'{name}.onnx'
 
 
 def check_agreement(text, ties=0):
-    """Read what the comparisons say.
+    """Check the printed comparisons; return their number.
 
-    Of boxes with equal scores that overlap, and of pixels at the threshold, another one
-    may be chosen.
+    Ties are allowed to differ: overlapping boxes with equal scores, and pixels at the
+    threshold.
     """
     lines = [line for line in text.splitlines() if re.match(r'\d+ x \d+: ', line)]
     for line in lines:
@@ -161,7 +162,7 @@ def test_detector(images, tmp_path):
 
 @pytest.mark.slow
 def test_one_stage_detector(tmp_path):
-    """At 64 x 96 as well, where its highest level has one pixel."""
+    """One size is 64 x 96, where the highest level has one pixel."""
     run = tool('export_onnx', *make_network('retinanet', tmp_path))
     assert run.returncode == 0, run.stderr
     assert check_agreement(run.stdout) == 3
@@ -274,7 +275,7 @@ def test_masks_are_pasted_as_by_mmdet(parts_on_path):
         assert abs(expected[differs] - 0.5).max(initial=0) < 1e-4  # rounding
 
 
-def test_another_head_is_refused(parts_on_path):
+def test_uncovered_head_is_an_error(parts_on_path):
     from mmengine.hub import get_config
 
     from parts.onnx_networks import NotCovered, whole_network
@@ -293,7 +294,7 @@ def test_run_onnx_needs_no_torch():
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
-def test_what_cannot_be_done(images, tmp_path):
+def test_invalid_arguments(images, tmp_path):
     weights = tmp_path / 'weights.pth'
     weights.touch()
     out = tmp_path / 'out.onnx'

@@ -1,4 +1,4 @@
-"""The counted multiply-adds, against sums done by hand."""
+"""Counted multiply-adds, compared with manual sums."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ DEPTHS, WIDTH, HEADS = (2, 2), 32, (2, 4)
 
 
 class Segmentor(nn.Module):
-    """What the tool needs of a model: a backbone, a head, mode='tensor'."""
+    """A minimal model for the tool: a backbone, a head and mode='tensor'."""
 
     def __init__(self, **kwargs):
         super().__init__()
@@ -77,7 +77,7 @@ def test_parts(count, size, tokens, sda, lda):
     assert parts['elsewhere'] == parts['backbone'] == 0
 
 
-def test_a_module_of_one_part_that_runs_inside_another_counts_once(count):
+def test_module_called_inside_another_part_counts_once(count):
     """DINO's decoder calls the layers of its head."""
 
     class Decoder(nn.Module):
@@ -119,7 +119,7 @@ def test_each_part_has_its_parameters(count):
     counted = {*PARTS.values()} - {'attention: queries x keys, weights x values'}
     counted -= {'ACL: amplitude cooling'}
     assert all(parameters[part] for part in counted)
-    # What is left of the backbone are its norms.
+    # Only the norms are counted as 'backbone'.
     assert 0 < parameters['backbone'] < 0.05 * parameters.total()
 
 
@@ -136,7 +136,7 @@ def test_published_figure():
 
 
 def test_mmengine_counts_the_same(count):
-    """So do mmdet's and mmseg's own tools, which record a trace."""
+    """The tools of mmdet and mmseg use the same function, which records a trace."""
     from mmengine.analysis import get_model_complexity_info
 
     from parts.model_cost import flop_counter
@@ -148,5 +148,5 @@ def test_mmengine_counts_the_same(count):
     )
     with torch.no_grad(), flop_counter() as counter:
         model(torch.rand(1, 3, side, side))
-    # MMEngine counts norms as well.
+    # MMEngine also counts norms.
     assert counted['flops'] == pytest.approx(counter.get_total_flops() / 2, rel=0.02)

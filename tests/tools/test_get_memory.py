@@ -1,4 +1,4 @@
-"""The memory of a step, for networks of any number of classes."""
+"""Memory of a training step, for any number of classes."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""The mini set has ADE20K's layout, its labels, and right label maps."""
+"""The mini set has the layout and labels of ADE20K, and correct label maps."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_layout_is_that_of_ade20k(mini: Path) -> None:
+def test_layout_matches_ade20k(mini: Path) -> None:
     names = {str(path.relative_to(mini)) for path in mini.rglob('*') if path.is_file()}
     assert names == {
         f'{kind}/{split}/ADE_{part}_{index:08d}.{suffix}'
@@ -39,7 +39,7 @@ def test_layout_is_that_of_ade20k(mini: Path) -> None:
 
 
 @pytest.mark.parametrize('split', SPLITS)
-def test_labels_are_those_of_ade20k(mini: Path, split: str, monkeypatch) -> None:
+def test_labels_match_ade20k(mini: Path, split: str, monkeypatch) -> None:
     monkeypatch.syspath_prepend(TOOLS)
     from make_mini_ade20k import LABELS, UNLABELLED
 
@@ -51,11 +51,11 @@ def test_labels_are_those_of_ade20k(mini: Path, split: str, monkeypatch) -> None
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert labels.shape == (96, 96) and labels.dtype == np.uint8
         assert set(np.unique(labels)) <= known
-        # Only outlines are unlabelled.
+        # Only the outlines are unlabelled.
         assert 0 < (labels == UNLABELLED).mean() < 0.1
 
 
-def test_labels_lie_where_the_objects_are(mini: Path, monkeypatch) -> None:
+def test_labels_match_the_object_positions(mini: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(TOOLS)
     from make_mini_ade20k import LABELS, tinted
     from parts.mini_scenes import SUPERSAMPLE, make_scene
@@ -68,7 +68,7 @@ def test_labels_lie_where_the_objects_are(mini: Path, monkeypatch) -> None:
         inside = visible.reshape(96, SUPERSAMPLE, 96, SUPERSAMPLE).all((1, 3))
         assert inside.any()
         assert (labels[inside] == LABELS[name][0]).all()
-        # The colour of the background stays off the objects.
+        # The background tint does not affect the objects.
         assert (image[inside] == scene.image[inside]).all()
     behind = labels == LABELS[scene.background][0]
     assert np.abs(image[behind].astype(int) - scene.image[behind]).mean() > 5
@@ -76,7 +76,7 @@ def test_labels_lie_where_the_objects_are(mini: Path, monkeypatch) -> None:
     assert np.abs(written[..., ::-1].astype(int) - image).mean() < 5
 
 
-def test_mmseg_ignores_the_unlabelled(mini: Path) -> None:
+def test_mmseg_ignores_unlabelled_pixels(mini: Path) -> None:
     dataset = ADE20KDataset(
         data_root=str(mini),
         data_prefix=dict(
@@ -91,7 +91,7 @@ def test_mmseg_ignores_the_unlabelled(mini: Path) -> None:
     assert (labels[raw > 0] == raw[raw > 0] - 1).all()
 
 
-def test_seed_alone_decides(mini: Path, tmp_path: Path) -> None:
+def test_output_depends_on_the_seed_only(mini: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         run_tool(
             *(tmp_path / str(seed), '--train', 3, '--val', 2),

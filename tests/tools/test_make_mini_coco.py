@@ -1,4 +1,4 @@
-"""The mini set is COCO in every respect that a config or an evaluator sees."""
+"""Configs and evaluators can use the mini set like COCO."""
 
 import hashlib
 import itertools
@@ -21,13 +21,13 @@ USED = {'sports ball', 'stop sign', 'kite', 'banana', 'vase'}
 
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the tool as a user does."""
+    """Run the tool in a new process."""
     command = [sys.executable, str(TOOL), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Return a digest per file below a folder."""
+    """Return the SHA-256 of every file below a folder."""
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob('*'))
@@ -42,7 +42,7 @@ def read(root: Path, split: str) -> dict:
 
 @pytest.fixture(scope='module')
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of full-size images, fewer than usual."""
+    """Return a set of fewer images than usual, in full size."""
     out = tmp_path_factory.mktemp('data') / 'not' / 'yet' / 'there'
     result = run_tool(out, '--train', 30, '--val', 25)
     assert result.returncode == 0, result.stderr
@@ -51,11 +51,11 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module', params=SPLITS)
 def coco(request: pytest.FixtureRequest, mini: Path) -> COCO:
-    """Each split, as pycocotools reads it."""
+    """Return a split as read by pycocotools."""
     return COCO(mini / 'annotations' / f'instances_{request.param}.json')
 
 
-def test_layout_is_that_of_coco(mini: Path) -> None:
+def test_layout_matches_coco(mini: Path) -> None:
     assert {path.name for path in mini.iterdir()} == {*SPLITS, 'annotations'}
     assert {path.name for path in (mini / 'annotations').iterdir()} == {
         'instances_train2017.json',
@@ -79,7 +79,7 @@ def test_layout_is_that_of_coco(mini: Path) -> None:
             assert pixels.shape == (image['height'], image['width'], 3) == (160, 160, 3)
 
 
-def test_categories_are_those_of_coco(coco: COCO) -> None:
+def test_categories_match_coco(coco: COCO) -> None:
     gaps = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
     assert coco.getCatIds() == [i for i in range(1, 91) if i not in gaps]
     assert len({category['name'] for category in coco.cats.values()}) == 80
@@ -120,7 +120,7 @@ def test_annotations_agree_with_their_masks(coco: COCO) -> None:
             assert min(polygon) >= 0 and max(polygon) <= 160
 
 
-def test_masks_of_one_image_meet_at_borders_only(coco: COCO) -> None:
+def test_masks_of_one_image_overlap_at_borders_only(coco: COCO) -> None:
     kernel = np.ones((3, 3), np.uint8)
     for entries in coco.imgToAnns.values():
         cores = [cv2.erode(coco.annToMask(entry), kernel) for entry in entries]
@@ -128,8 +128,8 @@ def test_masks_of_one_image_meet_at_borders_only(coco: COCO) -> None:
             assert not (one & other).any()
 
 
-def test_objects_hide_one_another(coco: COCO) -> None:
-    """Some boxes overlap clearly though no masks do."""
+def test_objects_occlude_each_other(coco: COCO) -> None:
+    """Check that some boxes overlap clearly although their masks do not."""
     overlaps = 0
     for entries in coco.imgToAnns.values():
         for one, other in itertools.combinations(entries, 2):
@@ -168,7 +168,7 @@ def test_train_and_val_are_disjoint(mini: Path) -> None:
     assert len(pictures) == len(set(pictures)) == 55
 
 
-def test_seed_alone_decides(tmp_path: Path) -> None:
+def test_output_depends_on_the_seed_only(tmp_path: Path) -> None:
     size = ('--train', 3, '--val', 2, '--size', 64)
     for name, seed in (('one', 7), ('same', 7), ('other', 8)):
         result = run_tool(tmp_path / name, *size, '--seed', seed)
@@ -187,7 +187,7 @@ def test_summary_counts_the_objects(tmp_path: Path) -> None:
     assert all(name in summary for name in USED)
 
 
-def test_existing_set_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+def test_existing_set_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / 'mine.txt').write_text('precious')
     result = run_tool(tmp_path, '--train', 1, '--val', 1, '--size', 64)
     assert result.returncode == 1
@@ -203,7 +203,7 @@ def test_empty_folder_is_filled(tmp_path: Path) -> None:
     assert (tmp_path / 'val2017').is_dir()
 
 
-def test_failing_run_leaves_nothing(
+def test_failed_run_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(TOOL.parent)
@@ -233,7 +233,7 @@ def test_killed_run_leaves_no_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
-def test_unwritable_place_is_one_line(tmp_path: Path) -> None:
+def test_unwritable_path_is_a_one_line_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     result = run_tool(tmp_path / 'set')
     assert result.returncode == 1
@@ -244,7 +244,7 @@ def test_unwritable_place_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     'option', [('--train', '0'), ('--val', '-1'), ('--size', '63'), ('--seed', 'x')]
 )
-def test_wrong_numbers_are_named(tmp_path: Path, option: tuple[str, str]) -> None:
+def test_invalid_number_errors(tmp_path: Path, option: tuple[str, str]) -> None:
     result = run_tool(tmp_path / 'set', *option)
     assert result.returncode == 2
     assert f'{option[0]}: {option[1]} is no whole number >= ' in result.stderr

@@ -1,4 +1,4 @@
-"""Files of the commands appear complete or not at all."""
+"""Output files are written completely or not at all."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def output(monkeypatch):
     return output
 
 
-def test_an_error_leaves_the_older_file_and_nothing_else(output, tmp_path):
+def test_error_keeps_the_old_file_only(output, tmp_path):
     file = tmp_path / 'table.csv'
     file.write_text('old')
     with pytest.raises(ValueError), output.complete(file) as part:
@@ -23,7 +23,7 @@ def test_an_error_leaves_the_older_file_and_nothing_else(output, tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_file_and_what_is_beside_it_are_moved(output, tmp_path):
+def test_file_and_its_data_file_are_moved(output, tmp_path):
     with output.complete(tmp_path / 'new' / 'model.onnx') as part:
         part.write_text('graph')
         part.with_name('model.onnx.data').write_text('weights')
@@ -31,7 +31,7 @@ def test_a_file_and_what_is_beside_it_are_moved(output, tmp_path):
     assert sorted(names) == ['model.onnx', 'model.onnx.data']
 
 
-def test_what_cannot_be_written_is_one_message(output, tmp_path):
+def test_unwritable_file_is_one_message(output, tmp_path):
     (tmp_path / 'file').touch()
     with (
         pytest.raises(SystemExit, match='table.csv cannot be written'),

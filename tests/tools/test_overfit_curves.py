@@ -1,4 +1,4 @@
-"""tools/overfit_curves.py: one model for a few iterations, and its picture."""
+"""tools/overfit_curves.py: one model for a few iterations, and its plot."""
 
 import csv
 import subprocess
@@ -25,7 +25,7 @@ def test_loss_falls_and_is_drawn(mini_ade20k, tmp_path):
     picture = tmp_path / 'overfit.png'
     assert cv2.imread(str(picture)).std() > 1
     picture.unlink()
-    # The losses are there: only drawn again.
+    # With existing losses, the tool only redraws the plot.
     again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert again.splitlines()[-2:] == first.splitlines()[-2:]
     assert picture.exists()

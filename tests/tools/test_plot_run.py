@@ -1,4 +1,4 @@
-"""Pictures and figures from the files that mmengine and mmdet leave behind."""
+"""Plots and metrics from the output files of MMEngine and MMDetection."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ IMAGES = 9  # one more than fits into the picture
 
 @pytest.fixture
 def plot_run(monkeypatch: pytest.MonkeyPatch):
-    """The tool as a module: a process of its own takes seconds to import mmdet."""
+    """Return the tool as a module; a new process would import mmdet for seconds."""
     monkeypatch.syspath_prepend(TOOLS)
     import plot_run
 
@@ -27,7 +27,7 @@ def plot_run(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def run_tool(plot_run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """A call of the tool that returns what it prints."""
+    """Return a function that runs the tool and returns its output."""
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, 'argv', ['plot_run.py', *map(str, arguments)])
@@ -39,7 +39,7 @@ def run_tool(plot_run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A very small mini set."""
+    """Return a very small mini set."""
     out = tmp_path_factory.mktemp('data') / 'mini'
     command = [sys.executable, str(TOOLS / 'make_mini_coco.py'), str(out)]
     command += ['--train', '1', '--val', str(IMAGES), '--size', '64']
@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(data: Path, tmp_path: Path) -> Path:
-    """A config with nothing but a test set."""
+    """Return a config that has only a test set."""
     path = tmp_path / 'config.py'
     path.write_text(f"""
 default_scope = 'mmdet'
@@ -66,7 +66,7 @@ test_dataloader = dict(
 
 
 def write_run(work_dir: Path, masks: bool = True) -> None:
-    """Write what one training by epochs and one test leave behind."""
+    """Write the output files of an epoch-based training and a test."""
     write_scalars(work_dir / '20250101_000000', [{'loss': 99.0, 'step': 10}])
     kinds = ('bbox', 'segm') if masks else ('bbox',)
     scalars = []
@@ -89,7 +89,7 @@ def write_run(work_dir: Path, masks: bool = True) -> None:
 
 
 def write_scalars(run: Path, records: list[dict]) -> None:
-    """Write one run's scalars, a record per line."""
+    """Write the scalars of a run, one record per line."""
     (run / 'vis_data').mkdir(parents=True, exist_ok=True)
     lines = ''.join(json.dumps(record) + '\n' for record in records)
     (run / 'vis_data' / 'scalars.json').write_text(lines)
@@ -118,7 +118,7 @@ def write_predictions(path: Path, data: Path, masks: bool = True) -> None:
 
 @pytest.fixture
 def work_dir(data: Path, tmp_path: Path) -> Path:
-    """A work folder with all that the tool reads."""
+    """Return a work folder with all inputs of the tool."""
     folder = tmp_path / 'work'
     write_run(folder)
     write_predictions(folder / 'predictions.pkl', data)
@@ -167,25 +167,27 @@ def test_newest_training_with_evaluations_at_iterations(
     assert [record['step'] for record in evaluations] == [10, 20]
 
 
-def test_a_resumed_training_is_drawn_from_its_start(work_dir: Path, plot_run) -> None:
-    # It ran on to 40, was killed, went on from its checkpoint at 20, and again from 30.
-    write_scalars(work_dir / '20250102_000000', lossy(*range(5, 41, 5)))
-    write_resumed(work_dir / '20250104_000000', [*lossy(25, 30), {'step': 3, 'm': 1}])
-    write_resumed(work_dir / '20250105_000000', [])  # nothing was left to do
-    write_resumed(work_dir / '20250106_000000', lossy(35, 40))
+def test_resumed_training_is_drawn_from_its_start(work_dir: Path, plot_run) -> None:
+    # It was killed at 40, resumed from the checkpoint at 20, and again from 30.
+    write_scalars(work_dir / '20250102_000000', loss_records(*range(5, 41, 5)))
+    write_resumed(
+        work_dir / '20250104_000000', [*loss_records(25, 30), {'step': 3, 'm': 1}]
+    )
+    write_resumed(work_dir / '20250105_000000', [])  # already finished
+    write_resumed(work_dir / '20250106_000000', loss_records(35, 40))
     training, evaluations = plot_run.read_training(work_dir)
     assert [record['step'] for record in training] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert [record['loss'] for record in training[-2:]] == [2 / 35, 2 / 40]
     assert evaluations == [{'step': 30, 'm': 1}]
 
 
-def lossy(*steps: int) -> list[dict]:
-    """Return records of a training."""
+def loss_records(*steps: int) -> list[dict]:
+    """Return the training records of these iterations."""
     return [{'loss': 2 / step, 'step': step} for step in steps]
 
 
 def write_resumed(run: Path, records: list[dict]) -> None:
-    """Write what a resumed part of a training leaves behind."""
+    """Write the output files of a resumed training."""
     write_scalars(run, records)
     (run / 'vis_data' / 'config.py').write_text('resume = True\n')
 
@@ -197,7 +199,7 @@ def test_training_not_yet_evaluated(plot_run) -> None:
     assert not precision.lines
 
 
-def test_unsure_predictions_are_left_out(data: Path, tmp_path: Path, plot_run) -> None:
+def test_low_scores_are_left_out(data: Path, tmp_path: Path, plot_run) -> None:
     write_predictions(tmp_path / 'p.pkl', data)
     for result in mmengine.load(tmp_path / 'p.pkl'):
         scores = result['pred_instances']['scores']
@@ -233,7 +235,7 @@ def test_busiest_images_with_the_truth_as_prediction(
         ('../config.py', 'config.py is missing'),
     ],
 )
-def test_missing_file_is_one_line_and_no_picture(
+def test_missing_file_is_a_one_line_error_without_a_picture(
     run_tool, work_dir: Path, config: Path, missing: str, message: str
 ) -> None:
     for path in work_dir.glob(missing):
@@ -244,7 +246,7 @@ def test_missing_file_is_one_line_and_no_picture(
     assert not list(work_dir.glob('*.png'))
 
 
-def test_all_that_a_test_leaves_is_asked_for_at_once(
+def test_missing_test_outputs_are_listed_at_once(
     run_tool, work_dir: Path, config: Path
 ) -> None:
     (work_dir / 'predictions.pkl').unlink()
@@ -254,14 +256,14 @@ def test_all_that_a_test_leaves_is_asked_for_at_once(
         run_tool(work_dir, config)
 
 
-def test_help_names_the_test_that_it_needs(run_tool, capsys) -> None:
+def test_help_shows_the_required_test_command(run_tool, capsys) -> None:
     with pytest.raises(SystemExit, match='0'):
         run_tool('--help')
     text = capsys.readouterr().out
     assert 'mim test mmdet CONFIG' in text and '--out WORK_DIR/predictions.pkl' in text
 
 
-def test_weak_predictions_are_text_of(run_tool, work_dir: Path, config: Path) -> None:
+def test_score_threshold(run_tool, work_dir: Path, config: Path) -> None:
     printed = run_tool(work_dir, config, '--score', '0.99')
     assert 'no object: the best score is 0.95, below 0.99' in printed
     drawn = colours(work_dir / 'predictions.png')
@@ -269,7 +271,7 @@ def test_weak_predictions_are_text_of(run_tool, work_dir: Path, config: Path) ->
     assert colours(work_dir / 'predictions.png') != drawn
 
 
-def test_an_image_without_any_prediction(plot_run, tmp_path: Path) -> None:
+def test_image_without_predictions(plot_run, tmp_path: Path) -> None:
     image = np.zeros((30, 40, 3), np.uint8)
     cv2.imwrite(str(tmp_path / 'a.png'), image)
     example = plot_run.Example(str(tmp_path / 'a.png'), [], [], 0.13)
@@ -294,7 +296,7 @@ def test_images_leave_no_large_gaps(sizes, plot_run) -> None:
     for axes, size in zip(grid[:, 0], sizes):
         axes.imshow(np.zeros(size))
     figure.draw_without_rendering()
-    # They fill the picture but for titles, legend and thin rims.
+    # They fill the figure except for titles, legend and thin margins.
     drawn = -(-len(sizes) // 2) * grid[0, 0].get_position().height
     assert (1 - drawn) * figure.get_figheight() < 1.5
     assert 4 * grid[0, 0].get_position().width > 0.95
@@ -314,8 +316,8 @@ def test_legends_cover_no_curve(plot_run) -> None:
         assert legend.y0 >= 0 and legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
 
 
-def test_folder_that_is_not_there(tmp_path: Path, config: Path) -> None:
-    """As a user meets it: one line and exit code 1."""
+def test_missing_folder(tmp_path: Path, config: Path) -> None:
+    """Check for one line on stderr and exit code 1."""
     command = [sys.executable, '-W', 'ignore', str(TOOLS / 'plot_run.py')]
     command += [str(tmp_path / 'nowhere'), str(config)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -324,9 +326,7 @@ def test_folder_that_is_not_there(tmp_path: Path, config: Path) -> None:
     assert result.stderr.count('\n') == 1
 
 
-def test_missing_data_is_named(
-    run_tool, work_dir: Path, config: Path, data: Path
-) -> None:
+def test_missing_data_error(run_tool, work_dir: Path, config: Path, data: Path) -> None:
     config.write_text(config.read_text().replace(f'{data}/', '/not/here/'))
     with pytest.raises(SystemExit, match='test set of .*/not/here/annotations'):
         run_tool(work_dir, config)

@@ -1,4 +1,4 @@
-"""Pictures of a segmentor's run, on data of odd make."""
+"""Plots of a segmentor's run on unusual data."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ VOID = 40
 
 @pytest.fixture
 def plot_seg_run(monkeypatch):
-    """The tool as a module: a process of its own takes seconds to import mmseg."""
+    """Return the tool as a module; a new process would import mmseg for seconds."""
     monkeypatch.syspath_prepend(ROOT / 'tools')
     import plot_seg_run
 
@@ -24,7 +24,7 @@ def plot_seg_run(monkeypatch):
 
 @pytest.fixture
 def tested(tmp_path):
-    """A folder of a run, the truth as its predictions, and its config."""
+    """Return a work folder with the ground truth as predictions, and its config."""
 
     def make(classes, void, reduced=False):
         make_labels(tmp_path / 'data', classes, void, '.jpg')
@@ -52,7 +52,7 @@ test_dataloader = dict(
         (work_dir / 'predictions').mkdir()
         for path in (tmp_path / 'data' / 'labels' / 'val').iterdir():
             labels = cv2.imread(str(path), -1)
-            labels[labels == void] = reduced  # what a network says there
+            labels[labels == void] = reduced  # networks predict a class there
             assert cv2.imwrite(str(work_dir / 'predictions' / path.name), labels)
         return work_dir, config
 
@@ -62,7 +62,7 @@ test_dataloader = dict(
 @pytest.mark.parametrize(
     ('count', 'void', 'reduced'), [(40, VOID, False), (2, 255, False), (9, 255, True)]
 )
-def test_any_sizes_void_labels_and_numbers_of_classes(
+def test_image_sizes_void_labels_and_class_counts(
     count, void, reduced, tested, plot_seg_run, monkeypatch, capsys
 ):
     classes = tuple(f'class {i}' for i in range(count))
@@ -81,7 +81,7 @@ def test_any_sizes_void_labels_and_numbers_of_classes(
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
 
 
-def test_void_is_white_and_in_no_legend(plot_seg_run):
+def test_void_is_white_and_unlabelled_in_the_legend(plot_seg_run):
     truth = np.array([[0, 1], [VOID, VOID]], np.uint8)
     example = (np.zeros((2, 2, 3), np.uint8), truth, truth % 2)
     figure = plot_seg_run.plot_predictions([example], ('road', 'car'))
@@ -91,7 +91,7 @@ def test_void_is_white_and_in_no_legend(plot_seg_run):
     assert (drawn.get_array()[1] == 1).all()
 
 
-def test_one_message_where_no_test_was_run(tested, plot_seg_run, monkeypatch):
+def test_missing_test_results_are_one_message(tested, plot_seg_run, monkeypatch):
     work_dir, config = tested(('road', 'car'), 255)
     (work_dir / '20250102_000000' / '20250102_000000.json').unlink()
     for path in (work_dir / 'predictions').iterdir():
@@ -102,7 +102,7 @@ def test_one_message_where_no_test_was_run(tested, plot_seg_run, monkeypatch):
         plot_seg_run.main()
 
 
-def test_help_names_the_test_that_it_needs(plot_seg_run, monkeypatch, capsys):
+def test_help_shows_the_required_test_command(plot_seg_run, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['plot_seg_run.py', '--help'])
     with pytest.raises(SystemExit):
         plot_seg_run.main()

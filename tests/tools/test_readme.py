@@ -1,4 +1,4 @@
-"""tools/README.md lists the commands."""
+"""tools/README.md lists all commands."""
 
 import re
 import subprocess

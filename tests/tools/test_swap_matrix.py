@@ -1,4 +1,4 @@
-"""tools/swap_matrix.py: a few families a day, and the table they make."""
+"""tools/swap_matrix.py: a few families per day, and the resulting table."""
 
 import datetime
 import json
@@ -11,7 +11,7 @@ from tests.helpers import ROOT, on_openmmlab
 
 TOOL = ROOT / 'tools' / 'swap_matrix.py'
 TABLE = ROOT / 'docs' / 'swap_matrix.md'
-# All of them would take an hour: of those that run, this part a day, half a minute.
+# All families take an hour; 1/40 of the working ones per day takes half a minute.
 DAYS = 40
 
 
@@ -44,6 +44,6 @@ def test_families_of_the_day_and_their_table(tmp_path):
     for package in ('mmdet', 'mmseg'):
         count = sum(family.startswith(package) for family in families)
         assert f'{package}: {count} of {count} families.' in lines
-    subprocess.run(command, check=True)  # nothing is left to run
+    subprocess.run(command, check=True)  # all families are done
     again = (tmp_path / 'out' / 'results.jsonl').read_text().splitlines()
     assert len(again) == len(families)

@@ -1,4 +1,4 @@
-"""Pictures of attention, and the page, clicked through in a real browser."""
+"""Plots of attention, and the HTML page in a real browser."""
 
 import re
 import shutil
@@ -29,11 +29,11 @@ def visualize(*arguments):
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-    """A checkpoint, an image, and what the tool makes of them."""
+    """Run the tool on a checkpoint and an image; return the folder and backbone."""
     folder = tmp_path_factory.mktemp('visualize')
     torch.manual_seed(0)
     backbone = MODELS.build(Config.fromfile(DETECTOR).model.backbone)
-    # Weights as they are at the start attend to all tokens alike.
+    # With initial weights, attention is nearly uniform.
     for parameter in backbone.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     torch.save({'state_dict': backbone.state_dict()}, folder / 'backbone.pth')
@@ -49,11 +49,11 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize('size', [(90, 120), (131, 57), (64, 64), (50, 225)])
-def test_titles_of_features_are_in_line(size, monkeypatch):
+def test_feature_titles_are_aligned(size, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
     from parts.attention_plots import plot_features
 
-    # Maps whose sides are rounded up have other proportions than the image.
+    # Rounding up changes the aspect ratio of the maps.
     shapes = [tuple(-(-side // 2**i) for side in size) for i in (2, 3, 4, 5)]
     outputs = [torch.rand(1, 8, *shape) for shape in shapes]
     figure = plot_features(np.zeros((*size, 3), np.uint8), outputs, range(4))
@@ -62,7 +62,7 @@ def test_titles_of_features_are_in_line(size, monkeypatch):
     assert max(tops) - min(tops) < 1
 
 
-def test_a_picture_for_each_question_and_a_page(made):
+def test_pictures_and_page_are_written(made):
     folder, _ = made
     for name in PICTURES:
         picture = cv2.imread(str(folder / 'out' / f'{name}.png'))
@@ -73,13 +73,13 @@ def test_a_picture_for_each_question_and_a_page(made):
 
 @pytest.fixture(scope='module')
 def page(made):
-    """The page in headless Chromium."""
+    """Open the page in headless Chromium."""
     if BROWSER is None:
         pytest.skip('no browser: apt-get install chromium')
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # A container has no sandbox for it, and little shared memory.
+        # Containers lack the sandbox and have little shared memory.
         options = ['--no-sandbox', '--disable-dev-shm-usage']
         browser = playwright.chromium.launch(executable_path=BROWSER, args=options)
         page = browser.new_page(viewport=dict(width=1280, height=900))
@@ -88,7 +88,7 @@ def page(made):
         page.on('request', lambda request: fetched.append(request.url))
         page.goto((made[0] / 'out' / 'attention.html').as_uri())
         page.wait_for_function('document.body.innerText.includes("attends most")')
-        # Nothing but the page itself and what it carries.
+        # Only the page itself and embedded data are loaded.
         (url,) = (url for url in fetched if not url.startswith('data:'))
         assert url.startswith('file:')
         yield page
@@ -97,7 +97,7 @@ def page(made):
 
 
 def click(page, x, y):
-    """Click a pixel of the image; return what the page then says."""
+    """Click a pixel of the image; return the status text of the page."""
     box = page.locator('canvas').bounding_box()
     scale = min(box['width'] / SIZE, box['height'] / 120)
     page.mouse.click(box['x'] + x * scale, box['y'] + y * scale)
@@ -109,30 +109,30 @@ def choose(page, part, name):
     return page.locator('#status').inner_text()
 
 
-def looks(page):
+def canvas_url(page):
     return page.locator('canvas').evaluate('canvas => canvas.toDataURL()')
 
 
-def test_the_page_follows_clicks(page):
+def test_page_responds_to_clicks(page):
     first = click(page, 20, 20)
     assert 'row 6, column 6 of 30 × 40: short-distance attention' in first
-    before = looks(page)
+    before = canvas_url(page)
     assert 'row 1, column 40 of 30 × 40' in click(page, 159, 1)
-    assert looks(page) != before
+    assert canvas_url(page) != before
     assert 'row 1, column 10 of 8 × 10: short-' in choose(page, 'stages', '3')
-    before = looks(page)
+    before = canvas_url(page)
     assert 'row 1, column 10 of 8 × 10: long-' in choose(page, 'blocks', '2 LDA')
-    assert looks(page) != before
-    before = looks(page)
+    assert canvas_url(page) != before
+    before = canvas_url(page)
     choose(page, 'heads', '3')
-    assert looks(page) != before
+    assert canvas_url(page) != before
     marked = page.locator('button[aria-pressed=true]').all_inner_texts()
     assert marked == ['3', '2 LDA', '3']
-    # A stage with fewer blocks and heads takes the last of them.
+    # In a stage with fewer blocks and heads, the last ones are selected.
     assert 'of 15 × 20: short-' in choose(page, 'stages', '2')
 
 
-def test_the_page_shows_the_weights_of_the_network(made, page):
+def test_page_shows_the_weights_of_the_network(made, page):
     folder, backbone = made
     sys.path.insert(0, str(ROOT / 'tools'))
     try:
@@ -159,7 +159,7 @@ def test_the_page_shows_the_weights_of_the_network(made, page):
         )
         shown = (row - 1) * record.shape[1] + col - 1
         weight = weights[head - 1][numbers == shown]
-        # In a byte, weights within 1/200 of each other are the same.
+        # Weights are stored in a byte, so differences below 1/200 are lost.
         assert weight >= weights[head - 1].max() * (1 - 1 / 200)
 
 
@@ -171,7 +171,7 @@ def test_the_page_shows_the_weights_of_the_network(made, page):
         (('--pixel', 200, 3), '--pixel 200 3 is outside of the image, which is 160 x'),
     ],
 )
-def test_what_is_not_there(made, arguments, message, tmp_path):
+def test_out_of_range_arguments(made, arguments, message, tmp_path):
     folder, _ = made
     run = visualize(
         *(folder / 'a <b>.png', '--config', DETECTOR),

@@ -7,7 +7,7 @@ from tests.training.helpers import short_config
 
 @pytest.fixture(scope='module')
 def short_training(mini_coco, mini_ade20k, tmp_path_factory):
-    """Train a mini config for four iterations; return the runner."""
+    """Train with a mini config for four iterations; return the runner."""
 
     def train(path=DETECTOR, hooks=(), **options):
         config = short_config(path, tmp_path_factory.mktemp('run'), **options)

@@ -1,4 +1,4 @@
-"""Run by each process of test_processes.py: train with every ``frozen_stages``."""
+"""Script of test_processes.py: train with each value of ``frozen_stages``."""
 
 import torch
 from mmengine.registry import RUNNERS
@@ -12,13 +12,13 @@ for frozen_stages in range(5):
         DETECTOR,
         f'frozen_{frozen_stages}',
         launcher='pytorch',
-        # With parameters that get no gradient the second iteration would fail.
+        # The second iteration fails if a parameter gets no gradient.
         find_unused_parameters=False,
         model__backbone__frozen_stages=frozen_stages,
     )
     runner = RUNNERS.build(config)
     runner.train()
-    assert runner.iter == 2  # each process has half of the four batches
+    assert runner.iter == 2  # four batches over two processes
     ours = torch.cat([weight.flatten() for weight in runner.model.parameters()])
     theirs = ours.clone()
     dist.broadcast(theirs, src=0)

@@ -1,4 +1,4 @@
-"""Short trainings by the mini configs."""
+"""Short trainings with the mini configs."""
 
 from mmengine.config import Config
 
@@ -27,14 +27,14 @@ SHORT = {
 
 
 def short_config(path, work_dir, **options):
-    """Configure a few iterations of a mini config.
+    """Shorten a mini config to a few iterations.
 
-    Options are keys of the config, with __ for a dot.
+    Options are config keys with __ instead of dots.
     """
     changes = {key.replace('__', '.'): value for key, value in options.items()}
     config = Config.fromfile(path)
     config.merge_from_dict(SHORT[path] | changes)
     config.work_dir = str(work_dir)
-    # MMEngine keeps runners and visualizers by their names.
+    # MMEngine caches runners and visualizers by name.
     config.experiment_name = config.visualizer.name = str(work_dir)
     return config

@@ -1,10 +1,10 @@
-"""Train the mini detector for 2,000 iterations, and watch its memory.
+"""Train the mini detector for 2,000 iterations and record its memory.
 
     python tests/training/long_run.py data/mini_coco work_dirs/long_run
 
-Outside of the tests, half an hour on two cores. Writes `long_run.png` with the losses,
-the AP and the resident set over time, and prints what a person would look for: warnings
-in the log, and how much memory grew after the first tenth.
+Not part of the tests: it takes half an hour on two cores. It plots the losses, the AP
+and the resident set over time to `long_run.png`, and prints the AP, the warnings in the
+log and the memory growth after the first tenth.
 """
 
 import json
@@ -23,7 +23,7 @@ CONFIG = (
 EPOCHS = 20
 MIM = Path(sys.executable).with_name('mim')
 MEBIBYTE = 1024**2
-SECONDS = 5  # between two looks at the memory
+SECONDS = 5  # between two memory samples
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def resident(pid: int) -> float:
-    """Add up the resident sets of a process and its children, in MiB."""
+    """Return the total resident set of a process and its children, in MiB."""
     try:
         parent = psutil.Process(pid)
         family = [parent, *parent.children(recursive=True)]
@@ -63,7 +63,7 @@ def resident(pid: int) -> float:
 
 
 def draw(records: list[dict], memory: list[tuple[float, float]]) -> Figure:
-    """Draw losses, AP and memory."""
+    """Plot losses, AP and memory."""
     figure = Figure(figsize=(14, 4), dpi=150, layout='constrained')
     losses, precision, resident_set = figure.subplots(1, 3)
     steps = [r for r in records if 'loss' in r]
@@ -83,7 +83,7 @@ def draw(records: list[dict], memory: list[tuple[float, float]]) -> Figure:
 
 
 def report(records: list[dict], memory: list[tuple[float, float]], log: str) -> None:
-    """Print what a person would look for."""
+    """Print duration, memory growth, AP and warnings."""
     late = [m for _, m in memory][len(memory) // 10 : -1]
     third = len(late) // 3
     first, last = (sorted(part)[third // 2] for part in (late[:third], late[-third:]))

@@ -1,4 +1,4 @@
-"""kill -9 at any moment, then --resume: the same weights as without."""
+"""Trainings that are killed and resumed end with the same weights."""
 
 import os
 import random
@@ -21,7 +21,7 @@ OPTIONS = (
     f'train_cfg.max_epochs={EPOCHS}',
     *('val_dataloader=None', 'val_evaluator=None', 'val_cfg=None'),
     'train_dataloader.dataset.pipeline.2.scale=(96, 96)',
-    # A small network, which is read and written sooner.
+    # A small network: its checkpoints are read and written quickly.
     *('model.backbone.type=CrossFormer', 'model.backbone.drop_path_rate=0.1'),
     *('model.backbone.arch.embed_dims=32', 'model.backbone.arch.depths=[1,1,2,1]'),
     *(
@@ -33,7 +33,7 @@ OPTIONS = (
 
 
 class Training:
-    """One training of the mini detector in a folder of its own."""
+    """A training of the mini detector in its own folder."""
 
     def __init__(self, work_dir, coco_root):
         self.work_dir = work_dir
@@ -47,7 +47,7 @@ class Training:
             env=self.environ,
             stdout=self.log.open('w'),
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that a kill reaches all of it
+            start_new_session=True,  # so that killpg reaches all its processes
         )
 
     def finish(self, *options):
@@ -58,7 +58,7 @@ class Training:
         return {path.name for path in self.work_dir.glob('*.pth')}
 
     def is_writing(self, since):
-        with suppress(FileNotFoundError):  # renamed in this moment
+        with suppress(FileNotFoundError):  # renamed meanwhile
             for part in self.work_dir.glob('*.part'):
                 state = part.stat()
                 return state.st_mtime > since and state.st_size > 0
@@ -68,8 +68,8 @@ class Training:
         return read_checkpoint(str(self.work_dir / f'epoch_{EPOCHS}.pth'))
 
 
-def kill_in_the_middle_of_a_write(training, process):
-    """Wait for one more checkpoint, then for the next that is written half."""
+def kill_while_writing(training, process):
+    """Wait for a new checkpoint, then kill while the next one is written."""
     before, start = training.saved(), time.time()
     while training.saved() <= before or not training.is_writing(since=start):
         assert process.poll() is None, training.log.read_text()
@@ -79,7 +79,7 @@ def kill_in_the_middle_of_a_write(training, process):
 
 
 def kill_at_a_random_iteration(training, process):
-    """Wait for the first iteration, and then some time."""
+    """Wait for the first iteration, then kill after a random time."""
     while 'Checkpoints will be saved to' not in training.log.read_text():
         assert process.poll() is None, training.log.read_text()
         time.sleep(0.1)
@@ -99,7 +99,7 @@ def test_killed_trainings_end_with_the_same_weights(mini_coco, tmp_path):
 
     killed = Training(tmp_path / 'killed', mini_coco)
     for i in range(KILLS):
-        kill_somewhere = (kill_in_the_middle_of_a_write, kill_at_a_random_iteration)
+        kill_somewhere = (kill_while_writing, kill_at_a_random_iteration)
         kill_somewhere[i % 2](killed, killed.start('--resume'))
         print(f'kill {i + 1}: {sorted(killed.saved())} of {EPOCHS} epochs')
         for name in killed.saved():

@@ -1,4 +1,4 @@
-"""Images and annotations as the world has them, through mmdet's own pipeline."""
+"""Unusual images and annotations in mmdet's own pipeline."""
 
 import json
 
@@ -17,7 +17,7 @@ COLOR = (200, 60, 30)
 
 
 def draw(mode, width=90, height=60):
-    """A bright rectangle on noise."""
+    """Draw a bright rectangle on noise."""
     pixels = np.random.default_rng(0).integers(0, 99, (height, width, 3), np.uint8)
     pixels[height // 4 : height // 2, width // 4 : width // 2] = COLOR
     return Image.fromarray(pixels).convert(mode)
@@ -25,7 +25,7 @@ def draw(mode, width=90, height=60):
 
 def save_rotated(path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees for display
     draw('RGB').save(path, exif=exif)
 
 
@@ -45,7 +45,7 @@ READABLE = {
     'banner.png': lambda path: draw('RGB', 8000, 60).save(path),
     'Drachen über 東京 №1.png': lambda path: draw('RGB').save(path),
 }
-# A turned image is annotated as it is shown.
+# The annotations of a rotated image refer to the displayed image.
 SIZES = {'rotated.jpg': (60, 90), 'banner.png': (8000, 60), 'dot.png': (1, 1)}
 WITHOUT_OBJECTS = 'nothing.png'
 UNREADABLE = {
@@ -57,7 +57,7 @@ UNREADABLE = {
 
 
 def annotations(width, height):
-    """List a good object, and what is left out of training."""
+    """List a valid object, and annotations that are dropped in training."""
     box = [width // 4, height // 4, width // 4, height // 4]
     left, top, w, h = box
     right, bottom = left + w, top + h
@@ -75,7 +75,7 @@ def annotations(width, height):
 
 
 def write_set(root, names):
-    """Write a data set in COCO's layout, of the given images."""
+    """Write a data set of the given images in COCO's layout."""
     content = dict(images=[], annotations=[], categories=[])
     content['categories'] = [
         dict(id=i, name=name)
@@ -102,7 +102,7 @@ def write_set(root, names):
 
 
 @pytest.mark.slow
-def test_odd_images_train_and_are_evaluated(mim, tmp_path):
+def test_training_and_evaluation_on_unusual_images(mim, tmp_path):
     root = tmp_path / 'coco'
     names = READABLE | {
         'dot.png': lambda path: draw('RGB', 1, 1).save(path),
@@ -118,7 +118,7 @@ def test_odd_images_train_and_are_evaluated(mim, tmp_path):
     )
     assert result.returncode == 0, result.stdout
     *steps, evaluation = scalars(work_dir)
-    # Neither the dot nor the image without objects is trained on: batches of two.
+    # Batches of two, without the dot and the image without objects.
     assert len(steps) == -(-len(READABLE) // 2)
     assert all(np.isfinite(step['loss']) for step in steps)
     assert 'coco/bbox_mAP' in evaluation
@@ -126,23 +126,23 @@ def test_odd_images_train_and_are_evaluated(mim, tmp_path):
 
 
 @pytest.mark.parametrize('name', READABLE)
-def test_what_is_left_of_the_annotations(tmp_path, monkeypatch, name):
+def test_invalid_annotations_are_dropped(tmp_path, monkeypatch, name):
     write_set(tmp_path, {name: READABLE[name]})
     (sample,) = load(tmp_path, monkeypatch, workers=0)
     assert sample['inputs'].shape[0] == 3
     instances = sample['data_samples'].gt_instances
-    assert instances.labels.tolist() == [2]  # the kite; neither flat, nor outside
+    assert instances.labels.tolist() == [2]  # only the kite
     assert len(sample['data_samples'].ignored_instances) == 1  # the crowd
-    # The channels are where they belong, and the rectangle where its box is.
+    # The channel order is correct and the rectangle is inside its box.
     if name in ('alpha.png', 'Drachen über 東京 №1.png'):
         left, top, right, bottom = instances.bboxes.tensor[0].int().tolist()
         inside = sample['inputs'][:, top + 2 : bottom - 2, left + 2 : right - 2]
         color = inside.float().mean((1, 2)).round().int().tolist()
-        assert np.abs(np.subtract(color, COLOR[::-1])).max() < 3  # blue comes first
+        assert np.abs(np.subtract(color, COLOR[::-1])).max() < 3  # BGR
 
 
 @pytest.mark.parametrize('name', UNREADABLE)
-def test_unreadable_images_are_named(tmp_path, monkeypatch, name):
+def test_unreadable_image_error_names_the_file(tmp_path, monkeypatch, name):
     save, message = UNREADABLE[name]
     write_set(tmp_path, {name: save})
     with pytest.raises(Exception, match=message):

@@ -1,4 +1,4 @@
-"""A real, short training with each of the usual options."""
+"""Short trainings with each of the common options."""
 
 import copy
 from pathlib import Path
@@ -15,42 +15,42 @@ pytestmark = pytest.mark.slow
 
 
 def logged(runner, name):
-    """Read a value of each iteration from the log."""
+    """Return a logged value of every iteration."""
     records = scalars(Path(runner.work_dir))
     return torch.tensor([record[name] for record in records])
 
 
 @pytest.fixture(scope='module')
 def plain(short_training):
-    """Train a segmentor without any of the options that change it."""
+    """Train a segmentor without any of these options."""
     kinds = ('LocalVisBackend', 'TensorboardVisBackend')
     backends = [dict(type=kind) for kind in kinds]
     return short_training(SEGMENTOR, visualizer__vis_backends=backends)
 
 
-def test_the_log(plain):
+def test_logged_values(plain):
     assert len(logged(plain, 'loss')) == 4
     assert logged(plain, 'loss').isfinite().all()
     assert (logged(plain, 'grad_norm') > 0).all()
-    assert (logged(plain, 'lr').diff() > 0).all()  # the warm-up
-    # For TensorBoard too.
+    assert (logged(plain, 'lr').diff() > 0).all()  # warm-up
+    # For TensorBoard.
     assert list(Path(plain.log_dir, 'vis_data').glob('events.out.tfevents.*'))
 
 
-def test_recomputing_blocks_changes_nothing(short_training, plain):
+def test_recomputing_blocks_gives_the_same_losses(short_training, plain):
     recomputed = short_training(SEGMENTOR, model__backbone__with_cp=True)
     losses = [logged(runner, 'loss') for runner in (recomputed, plain)]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_losses(short_training, plain):
+def test_same_seed_gives_the_same_losses(short_training, plain):
     assert plain.cfg.randomness == dict(seed=0, deterministic=True)
     again = short_training(SEGMENTOR)
     assert torch.equal(logged(again, 'loss'), logged(plain, 'loss'))
     assert torch.equal(logged(again, 'grad_norm'), logged(plain, 'grad_norm'))
 
 
-def test_some_of_the_stages(short_training):
+def test_subset_of_output_stages(short_training):
     runner = short_training(
         SEGMENTOR,
         model__backbone__out_indices=(1, 2),
@@ -61,7 +61,8 @@ def test_some_of_the_stages(short_training):
         model__decode_head__feature_strides=[8, 16],
     )
     assert logged(runner, 'loss').isfinite().all()
-    assert len(runner.model.backbone.layers) == 3  # nothing after the last of them
+    # Stages after the last output are not built.
+    assert len(runner.model.backbone.layers) == 3
     parameters = list(runner.model.parameters())
     assert len(runner.optim_wrapper.optimizer.state) == len(parameters)
 
@@ -90,12 +91,12 @@ def test_accumulated_gradients(short_training):
 
 
 def test_mixed_precision(short_training, plain, monkeypatch):
-    # MMEngine refuses it without a GPU, though its autocast knows the CPU. Of a
-    # detector, mmcv's NMS would not: it has no bfloat16 there.
+    # MMEngine refuses it without a GPU, although its autocast supports the CPU. A
+    # detector would fail: mmcv's NMS has no bfloat16 on the CPU.
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     mixed = short_training(
         SEGMENTOR,
-        train_cfg__max_iters=1,  # without AVX-512 a CPU takes ten seconds
+        train_cfg__max_iters=1,  # takes ten seconds on a CPU without AVX-512
         optim_wrapper__type='AmpOptimWrapper',
         optim_wrapper__dtype='bfloat16',
     )

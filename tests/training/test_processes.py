@@ -1,4 +1,4 @@
-"""Two processes on a CPU, started as on GPUs."""
+"""Distributed training in two processes on a CPU."""
 
 import os
 import subprocess
@@ -12,8 +12,7 @@ from mmengine.registry import RUNNERS, DefaultScope
 from crossformer_mm.checkpoint.reader import read_checkpoint
 from tests.helpers import DETECTOR, ROOT, SEGMENTOR
 
-# No noise, and no statistics over the images of one process: a step then is the mean
-# gradient of all images.
+# Without randomness and batch statistics, a step is the mean gradient of all images.
 ONE_STEP = """
 _base_ = '{base}'
 norm_cfg = dict(_delete_=True, type='GN', num_groups=32)
@@ -37,9 +36,9 @@ val_dataloader = val_evaluator = val_cfg = None
 
 @pytest.fixture
 def weights_after(mim):
-    """Train as a config says; return the weights of its last checkpoint.
+    """Train with a config; return the weights of its last checkpoint.
 
-    By mim in two processes, in this one for comparison.
+    With launcher options mim starts two processes, else this process trains.
     """
 
     def train(package, config, *launcher, **roots):
@@ -64,7 +63,7 @@ TWO = ('--launcher', 'pytorch', '--gpus', '2')
 
 
 @pytest.mark.slow
-def test_two_processes_step_as_one_with_twice_the_batch(
+def test_two_processes_match_one_with_twice_the_batch(
     weights_after, mini_ade20k, tmp_path, monkeypatch
 ):
     monkeypatch.setenv('ADE20K_ROOT', str(mini_ade20k))
@@ -81,11 +80,11 @@ def test_two_processes_step_as_one_with_twice_the_batch(
 
 
 @pytest.mark.slow
-def test_two_processes_step_the_detector_as_one(
+def test_two_detector_processes_match_one(
     weights_after, mini_coco, tmp_path, monkeypatch
 ):
-    """The same image twice, and all samples: a detector's losses are normalized by how
-    many samples a process has, and these are drawn at random."""
+    """Use the same image twice and all samples: a detector normalizes its losses by the
+    number of samples in a process, which are drawn at random."""
     monkeypatch.setenv('COCO_ROOT', str(mini_coco))
 
     def step(name, batch, *launcher):
@@ -110,8 +109,8 @@ def test_two_processes_step_the_detector_as_one(
         )
 
     one, two = step('one', 2), step('two', 1, *TWO)
-    # At a rate of 1 weights move by whole gradients, summed in another order for two
-    # images than for one: seen to differ by 1.3e-5 on one processor.
+    # At a learning rate of 1, weights move by the full gradients, which are summed in
+    # another order: a difference of 1.3e-5 was seen on one processor.
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
 
 

@@ -1,6 +1,7 @@
-"""Checkpoints given to whole commands; tests/engine/test_resume.py tries what happens.
+"""Truncated and hostile checkpoints given to the mim commands.
 
-``python -m tests.checkpoint.attack`` tries all kinds of hostile files on that reader.
+tests/engine/test_resume.py tests which checkpoint is resumed, and
+``python -m tests.checkpoint.attack`` tests the reader with all kinds of hostile files.
 """
 
 import torch
@@ -9,7 +10,7 @@ from tests.checkpoint.test_reader import hostile_objects, save
 from tests.helpers import DETECTOR
 
 
-def test_a_cut_off_file_asked_for_is_refused(mim, mini_coco, tmp_path):
+def test_resuming_from_a_truncated_file_is_an_error(mim, mini_coco, tmp_path):
     work_dir = tmp_path / 'run'
     work_dir.mkdir()
     asked_for = work_dir / 'epoch_2.pth'
@@ -24,7 +25,7 @@ def test_a_cut_off_file_asked_for_is_refused(mim, mini_coco, tmp_path):
     assert '--resume without a name goes on from the newest' in result.stdout
 
 
-def test_a_hostile_file_is_not_tested(mim, mini_coco, tmp_path):
+def test_testing_a_hostile_file_is_refused(mim, mini_coco, tmp_path):
     path, mark = tmp_path / 'file.pth', tmp_path / 'mark'
     hostile = hostile_objects(mark)['posix.system']
     save({'state_dict': {}, 'message_hub': {'a': [hostile]}}, path)
