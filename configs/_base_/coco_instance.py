@@ -1,4 +1,4 @@
-# COCO 2017 as in MMDetection; COCO_ROOT=... in front of a command points elsewhere.
+# COCO 2017 as in MMDetection. Set COCO_ROOT to use another folder.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 data_root = '{{$COCO_ROOT:data/coco}}'

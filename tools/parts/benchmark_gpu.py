@@ -57,7 +57,7 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
 
 
 def run(out: Path, device: str = 'cuda') -> None:
-    """Check gradients, time steps, find the largest batches; print and write results."""
+    """Check gradients, time steps and find the largest batches; print the results."""
     out.mkdir(parents=True, exist_ok=True)
     if device == 'cuda':
         print(f'{torch.cuda.get_device_name()}, torch {torch.__version__}')

@@ -73,8 +73,8 @@ def image_grid(
         legend: Labels of the legend, for which space is reserved.
 
     Returns:
-        The figure and its panels, ``[images, panels of an image]``, with one unused
-        image if their number is odd.
+        The figure and its panels, ``[images, panels of an image]``; the last row is
+        unused if the number of images is odd.
     """
     rows, columns = -(-len(sizes) // 2), 2 * len(titles)
     width = WIDTH / columns
