@@ -1,4 +1,5 @@
-# Mask R-CNN from scratch on the data set of tools/make_mini_coco.py, in minutes on a CPU.
+# Mask R-CNN from scratch on the data set of tools/make_mini_coco.py, in minutes on
+# a CPU.
 _base_ = 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
 
 # In the order of their COCO ids, by which CocoDataset numbers labels.

@@ -11,16 +11,17 @@ _base_ = [
 data_root = 'my_data/'
 # The names in `categories` of the annotation file, in the order of their ids.
 classes = ('stop sign', 'sports ball', 'kite', 'banana', 'vase')
+# Image folders and annotation files, relative to data_root.
 train_images, train_file = 'train2017/', 'annotations/instances_train2017.json'
 val_images, val_file = 'val2017/', 'annotations/instances_val2017.json'
 masks = True  # False: train boxes only, for annotations without masks
 scale = (640, 480)  # images are resized to fit into this size, portrait or landscape
 images = 200  # number of training images
 epochs = 36
-batch_size = 2
-backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]
+batch_size = 2  # images per iteration
+backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]  # channels of its outputs
 weights = 'pretrained/mask_rcnn_crossformer_s_fpn_1x_coco.pth'  # None: from scratch
-frozen_stages = -1  # none; 2 freezes the first two stages, for fewer than 100 images
+frozen_stages = -1  # none; 2: the first two stages, for fewer than 100 images
 
 # The settings below are derived from those above. The learning rate is 1e-4 for
 # fine-tuning with a batch of 16; with AdamW it scales with the square root of the batch

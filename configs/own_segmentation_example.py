@@ -10,16 +10,17 @@ data_root = 'my_labels/'
 classes = ('background', 'kite', 'ball', 'sign')  # the names of labels 0, 1, 2, ...
 void = 255  # the label of pixels that are ignored
 image_suffix, label_suffix = '.jpg', '.png'  # the label map of a.jpg is a.png
+# Folders of images and label maps, relative to data_root.
 train_images, train_labels = 'images/train/', 'labels/train/'
 val_images, val_labels = 'images/val/', 'labels/val/'
 scale = (1024, 512)  # images are resized to fit into this size, portrait or landscape
 crop = (512, 512)  # height and width of the random crops used for training
 images = 200  # number of training images
 epochs = 100
-batch_size = 4
-backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]
+batch_size = 4  # images per iteration
+backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]  # channels of its outputs
 weights = 'pretrained/fpn_crossformer_s_80k_ade20k.pth'  # None: from scratch
-frozen_stages = -1  # none; 2 freezes the first two stages, for fewer than 100 images
+frozen_stages = -1  # none; 2: the first two stages, for fewer than 100 images
 
 # The settings below are derived from those above. The learning rate is 1e-4 for
 # fine-tuning with a batch of 16; with AdamW it scales with the square root of the batch

@@ -1,4 +1,4 @@
-# ADE20K as in MMSegmentation. Set ADE20K_ROOT to use another folder.
+# ADE20K as in MMSegmentation; the environment variable ADE20K_ROOT sets its folder.
 _base_ = 'mmseg::_base_/datasets/ade20k.py'
 
 data_root = '{{$ADE20K_ROOT:data/ade/ADEChallengeData2016}}'
