@@ -1,19 +1,19 @@
-# STACK=onedl or STACK=torch21 takes other releases, in an environment of their own.
+# STACK=onedl or STACK=torch21 selects other releases, in a separate environment.
 export STACK ?= openmmlab
 VENV := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 BIN := $(VENV)/bin
-# The newest Python here that the stack is tried on, else one that install.py refuses.
-# PYTHON=/path/to/python overrides it.
+# The newest installed Python that the stack is tested on, else one that install.py
+# rejects. PYTHON=/path/to/python overrides it.
 PYTHON ?= $(shell for version in $$(sed -n 's/^\# Python: //p' requirements/$(STACK).txt) 3; \
 	do python$$version -c '' 2>/dev/null && break; done; echo python$$version)
-# Only its progress on the screen.
+# mim with only progress and results printed.
 MIM := $(BIN)/python tools/quiet.py $(BIN)/mim
 CONFIG := configs/mask_rcnn_crossformer_t_fpn_mini_coco.py
 WORK_DIR := work_dirs/quickstart
 SEG_CONFIG := configs/fpn_crossformer_t_mini_ade20k.py
 SEG_WORK_DIR := work_dirs/quickstart-seg
 DOCS_IMAGE := data/mini_coco/val2017/000000000246.jpg
-# What the documentation draws of measurements. Remove a folder to measure again.
+# Plots of measurements in the documentation. Remove a folder to measure again.
 MEASURED := work_dirs/scaling/benchmark.png work_dirs/long_run/long_run.png \
 	work_dirs/ablation/ablation.png work_dirs/overfit/overfit.png
 
@@ -35,7 +35,7 @@ $(VENV)/tests: requirements/tests.txt | env
 test: $(VENV)/tests  ## all tests but those of classification
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
-# Its torch is a CUDA build, which fakes CUDA tensors without a GPU.
+# The CUDA build of torch in this environment supports fake CUDA tensors without a GPU.
 test-cls: FAKE_CUDA := test_no_gpu_synchronization
 test-cls:  ## the tests of classification, and one with fake CUDA tensors
 	@$(MAKE) --no-print-directory STACK=mmpretrain \

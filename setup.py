@@ -10,9 +10,9 @@ exec((ROOT / 'crossformer_mm' / 'version.py').read_text(), version)
 
 
 class BuildWithTools(build_py):
-    """Copies configs and tools to where `mim run` looks for them.
+    """Copies configs and tools to .mim, where `mim run` looks for them.
 
-    In the repository there are links, for editable installs. Git on Windows checks them
+    In the repository these are links, for editable installs. Git on Windows checks them
     out as text files.
     """
 
@@ -21,7 +21,7 @@ class BuildWithTools(build_py):
         if self.editable_mode:
             return
         folder = Path(self.build_lib, 'crossformer_mm', '.mim')
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier build
+        shutil.rmtree(folder, ignore_errors=True)  # from an earlier build
         for name in ('configs', 'tools', 'requirements'):
             ignore = shutil.ignore_patterns('__pycache__')
             shutil.copytree(ROOT / name, folder / name, ignore=ignore)
@@ -58,10 +58,10 @@ setup(
         *(f'Programming Language :: Python :: 3.{n}' for n in (10, 11, 12, 13)),
     ],
     install_requires=['torch>=2.1', 'mmengine>=0.10.4'],
-    # mmcv>=2.0.0rc4,<2.2 belongs to the first two, and has to be there before. It is
-    # compiled for the very torch beside it; pip builds apart from that torch, and would
-    # leave the ops out. `mim install "mmcv<2.2"` has wheels up to torch 2.1, and
-    # requirements/compile_mmcv.py compiles it for any.
+    # mmdet and mmseg need mmcv>=2.0.0rc4,<2.2, which must be installed before: it is
+    # compiled for the installed torch, and pip's isolated build would omit the ops.
+    # `mim install "mmcv<2.2"` has wheels up to torch 2.1; requirements/compile_mmcv.py
+    # compiles it for any torch.
     extras_require={
         'mmdet': ['mmdet>=3.3'],
         'mmseg': ['mmsegmentation>=1.2', 'ftfy', 'regex'],

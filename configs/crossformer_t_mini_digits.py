@@ -1,10 +1,11 @@
-# From scratch on the mini set of tools/make_mini_digits.py, in minutes on a CPU.
+# CrossFormer-T from scratch on the data set of tools/make_mini_digits.py, in minutes on
+# a CPU.
 _base_ = 'crossformer_t_300e_in1k.py'
 
 model = dict(
     backbone=dict(drop_path_rate=0.0),
     head=dict(num_classes=10, topk=(1,)),
-    # Mixtures of two digits are other digits.
+    # No Mixup or CutMix: a mixture of two digits can look like another digit.
     train_cfg=dict(_delete_=True),
 )
 data_root = '{{$DIGITS_ROOT:data/mini_digits}}'

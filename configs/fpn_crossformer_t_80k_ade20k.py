@@ -1,4 +1,4 @@
-# No published result: an extension to this network.
+# An extension to this network: no results are published.
 _base_ = '_base_/fpn_crossformer_s_80k_ade20k.py'
 
 model = dict(

@@ -1,4 +1,5 @@
-# From scratch on the mini set of tools/make_mini_ade20k.py, in minutes on a CPU.
+# Semantic FPN from scratch on the data set of tools/make_mini_ade20k.py, in minutes on
+# a CPU.
 _base_ = 'fpn_crossformer_t_80k_ade20k.py'
 
 # In the order of their ADE20K labels.
@@ -25,7 +26,7 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-# Loading is so light that a worker of its own would only take a core from the network.
+# Loading is cheap: a worker process would only compete with the network for a core.
 in_process = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
     **in_process,
@@ -48,7 +49,7 @@ optim_wrapper = dict(
 )
 default_hooks = dict(
     logger=dict(interval=10),
-    # Two, since the older one is removed before the newer one is written.
+    # Keep two: the older one is removed before the newer one is written.
     checkpoint=dict(interval=100, max_keep_ckpts=2),
     visualization=dict(draw=True, interval=4),  # in vis_data/vis_image
 )

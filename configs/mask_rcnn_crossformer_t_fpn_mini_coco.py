@@ -1,13 +1,13 @@
-# From scratch on the mini set of tools/make_mini_coco.py, in minutes on a CPU.
+# Mask R-CNN from scratch on the data set of tools/make_mini_coco.py, in minutes on
+# a CPU.
 _base_ = 'mask_rcnn_crossformer_s_fpn_1x_coco.py'
 
-# In the order of their COCO ids: CocoDataset numbers labels that way.
+# In the order of their COCO ids, by which CocoDataset numbers labels.
 classes = ('stop sign', 'sports ball', 'kite', 'banana', 'vase')
 
-# Training from scratch wants normalization after the backbone (mmdet's configs/scratch
-# do the same). Box offsets shared by all classes learn from every object, boxes fit
-# sooner under GIoU than under L1, and narrow heads with few proposals save most of the
-# time.
+# Training from scratch needs normalization after the backbone, as in mmdet's
+# configs/scratch. Class-agnostic box regression learns from every object, GIoU loss
+# converges faster than L1, and narrow heads with few proposals save most of the time.
 norm_cfg = dict(type='GN', num_groups=32)
 model = dict(
     backbone=dict(type='CrossFormer_T', init_cfg=None, drop_path_rate=0.0),
@@ -63,7 +63,7 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-# Loading is so light that a worker of its own would only take a core from the network.
+# Loading is cheap: a worker process would only compete with the network for a core.
 in_process = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
     batch_size=2,
@@ -95,7 +95,7 @@ optim_wrapper = dict(
 )
 default_hooks = dict(
     logger=dict(interval=5),
-    # Two, since the older one is removed before the newer one is written.
+    # Keep two: the older one is removed before the newer one is written.
     checkpoint=dict(max_keep_ckpts=2),
     visualization=dict(draw=True, interval=4),  # in vis_data/vis_image
 )

@@ -1,29 +1,31 @@
-# Your own data in COCO's format. What changes with it stands in the first lines:
+# Mask R-CNN on your own data in COCO's format. Copy this config:
 #
 #     crossformer-config own_coco_example --copy .
 #
-# and docs/own_data.md goes through it.
+# and edit the settings from data_root to frozen_stages. docs/own_data.md explains them.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/default_runtime.py',
 ]
 
 data_root = 'my_data/'
-# As in `categories` of the annotations, in the order of their ids.
+# The names in `categories` of the annotation file, in the order of their ids.
 classes = ('stop sign', 'sports ball', 'kite', 'banana', 'vase')
+# Image folders and annotation files, relative to data_root.
 train_images, train_file = 'train2017/', 'annotations/instances_train2017.json'
 val_images, val_file = 'val2017/', 'annotations/instances_val2017.json'
-masks = True  # False: the annotations hold boxes only, so does what is learnt
-scale = (640, 480)  # images are scaled to fit into this, whichever side is longer
-images = 200  # in the training set
+masks = True  # False: train boxes only, for annotations without masks
+scale = (640, 480)  # images are resized to fit into this size, portrait or landscape
+images = 200  # number of training images
 epochs = 36
-batch_size = 2
-backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]
+batch_size = 2  # images per iteration
+backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]  # channels of its outputs
 weights = 'pretrained/mask_rcnn_crossformer_s_fpn_1x_coco.pth'  # None: from scratch
-frozen_stages = -1  # 2: the first stages stay as they are, for less than 100 images
+frozen_stages = -1  # none; 2: the first two stages, for fewer than 100 images
 
-# All else follows. AdamW scales the rate, 1e-4 in fine-tuning for a batch of 16, by a
-# root. From scratch, a higher rate and a norm in the neck make it learn sooner.
+# The settings below are derived from those above. The learning rate is 1e-4 for
+# fine-tuning with a batch of 16; with AdamW it scales with the square root of the batch
+# size. Training from scratch is faster with a higher rate and group norm in the neck.
 iterations = max(10, epochs * images // batch_size)
 evaluate_every = min(iterations, max(50, iterations // 10))
 warm_up = min(500, iterations // 10)
@@ -34,7 +36,7 @@ custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
 runner_type = 'CheckedRunner'
 custom_hooks = [dict(type='NumClassCheckHook')]
 load_from = weights
-# Where nothing learns masks, those weights of a checkpoint have no place.
+# Without a mask head, the checkpoint's mask weights cannot be loaded.
 strict = masks
 model = dict(
     backbone=dict(
@@ -128,7 +130,7 @@ optim_wrapper = dict(
     type='OptimWrapper',
     constructor='LayerDecayOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=lr, weight_decay=0.05),
-    # Pretrained layers change less the closer they are to the image.
+    # The earlier a pretrained layer, the lower its learning rate.
     paramwise_cfg=dict(layer_decay_rate=0.9 if weights else 1.0, norm_decay_mult=0.0),
     clip_grad=dict(max_norm=10),
 )

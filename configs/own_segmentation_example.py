@@ -1,28 +1,30 @@
-# Your own images with label images, a number for each pixel's class. What changes with
-# them stands in the first lines:
+# Semantic FPN on your own images and label maps, which are images with a class index in
+# each pixel. Copy this config:
 #
 #     crossformer-config own_segmentation_example --copy .
 #
-# and docs/own_data.md goes through it.
+# and edit the settings from data_root to frozen_stages. docs/own_data.md explains them.
 _base_ = ['mmseg::_base_/models/fpn_r50.py', 'mmseg::_base_/default_runtime.py']
 
 data_root = 'my_labels/'
 classes = ('background', 'kite', 'ball', 'sign')  # the names of labels 0, 1, 2, ...
-void = 255  # the label of pixels that count for nothing
-image_suffix, label_suffix = '.jpg', '.png'  # a.jpg is labelled in a.png
+void = 255  # the label of pixels that are ignored
+image_suffix, label_suffix = '.jpg', '.png'  # the label map of a.jpg is a.png
+# Folders of images and label maps, relative to data_root.
 train_images, train_labels = 'images/train/', 'labels/train/'
 val_images, val_labels = 'images/val/', 'labels/val/'
-scale = (1024, 512)  # images are scaled to fit into this, whichever side is longer
-crop = (512, 512)  # height and width of what is cut out of them in training
-images = 200  # in the training set
+scale = (1024, 512)  # images are resized to fit into this size, portrait or landscape
+crop = (512, 512)  # height and width of the random crops used for training
+images = 200  # number of training images
 epochs = 100
-batch_size = 4
-backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]
+batch_size = 4  # images per iteration
+backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]  # channels of its outputs
 weights = 'pretrained/fpn_crossformer_s_80k_ade20k.pth'  # None: from scratch
-frozen_stages = -1  # 2: the first stages stay as they are, for less than 100 images
+frozen_stages = -1  # none; 2: the first two stages, for fewer than 100 images
 
-# All else follows. AdamW scales the rate, 1e-4 in fine-tuning for a batch of 16, by a
-# root. From scratch, a higher rate and a norm in the neck make it learn sooner.
+# The settings below are derived from those above. The learning rate is 1e-4 for
+# fine-tuning with a batch of 16; with AdamW it scales with the square root of the batch
+# size. Training from scratch is faster with a higher rate and group norm in the neck.
 iterations = max(10, epochs * images // batch_size)
 evaluate_every = min(iterations, max(50, iterations // 10))
 warm_up = min(500, iterations // 10)
@@ -117,7 +119,7 @@ optim_wrapper = dict(
     type='OptimWrapper',
     constructor='LayerDecayOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=lr, weight_decay=0.05),
-    # Pretrained layers change less the closer they are to the image.
+    # The earlier a pretrained layer, the lower its learning rate.
     paramwise_cfg=dict(layer_decay_rate=0.9 if weights else 1.0, norm_decay_mult=0.0),
     clip_grad=dict(max_norm=10),
 )

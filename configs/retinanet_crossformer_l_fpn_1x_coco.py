@@ -1,4 +1,4 @@
-# No published result: an extension to this network.
+# An extension to this network: no results are published.
 _base_ = 'retinanet_crossformer_s_fpn_1x_coco.py'
 
 model = dict(

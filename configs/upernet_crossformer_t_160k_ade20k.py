@@ -1,4 +1,4 @@
-# No published result: an extension to this network.
+# An extension to this network: no results are published.
 _base_ = 'upernet_crossformer_s_160k_ade20k.py'
 
 model = dict(

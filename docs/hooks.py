@@ -1,9 +1,9 @@
-"""What MkDocs changes in a page before it renders it."""
+"""MkDocs hooks that edit pages before they are rendered."""
 
 import re
 from typing import Any
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Keep only the text of links out of docs/: the site does not hold the code."""
+    """Replace links out of docs/ by their text: the site does not contain the code."""
     return re.sub(r'\[([^\]]+)\]\(\.\./[^)]+\)', r'\1', markdown)

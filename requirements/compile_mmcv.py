@@ -2,9 +2,9 @@
 
     python requirements/compile_mmcv.py
 
-Needs setuptools < 82, wheel, ninja and OpenCV beside torch, and a C++ compiler; with an
-NVIDIA GPU also the CUDA toolkit that this torch is built for. The wheel is kept in
-pip's cache, for every environment with the same Python and torch.
+Needs torch, OpenCV, setuptools < 82, wheel, ninja and a C++ compiler; with an NVIDIA
+GPU also the CUDA toolkit that torch is built for. The wheel is kept in pip's cache and
+reused by all environments with the same Python and torch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 
 from pins import Pins, compute_capability, installed_stack
 
-# Instead of Python's own flags, which ask for -g: debug information takes a third of
-# the time. The header is only used by sources with the very same flags.
+# Replaces Python's own flags, which include -g: debug information takes a third of the
+# time. A precompiled header is only used with exactly the flags it was compiled with.
 FLAGS = '-Wsign-compare -DNDEBUG -g0 -fwrapv -O3 -Wall'
 HEADER = """
 #ifdef __clang__
@@ -32,8 +32,8 @@ HEADER = """
 #include <torch/types.h>
 #endif
 """
-# mmcv's setup.py reads its version by locals() after exec(). From Python 3.13 on it is
-# only there if exec() is told to define it in the frame itself.
+# mmcv's setup.py reads its version from locals() after exec(). Since Python 3.13 this
+# requires exec() to be called with the frame's own namespace.
 EXEC_AS_BEFORE = """
 import builtins, sys
 run = builtins.exec
@@ -45,25 +45,25 @@ builtins.exec = exec_in_frame
 
 
 def main() -> None:
-    """Install the wheel, which is compiled first unless an earlier run kept it."""
-    logging.disable(logging.WARNING)  # torch tells of a CUDA toolkit that goes unused
+    """Install the wheel; compile it first unless an earlier run has stored it."""
+    logging.disable(logging.WARNING)  # torch warns of an unused CUDA toolkit
     pins = Pins(os.environ.get('STACK') or installed_stack())
     gpu = compute_capability()
     if missing := missing_tool(pins, gpu):
         sys.exit(missing)
-    folder = kept_wheels(pins, gpu)
+    folder = wheel_folder(pins, gpu)
     if list(folder.glob('*.whl')):
         print(f'  kept by an earlier run in {folder}')
     else:
         with TemporaryDirectory() as workshop:
-            keep(compile_wheel(pins, gpu, Path(workshop)), folder)
+            store_wheel(compile_wheel(pins, gpu, Path(workshop)), folder)
     (wheel,) = folder.glob('*.whl')
     install = [*pip('install'), '-q', '--no-deps', '--force-reinstall', str(wheel)]
     sys.exit(subprocess.call(install))
 
 
 def missing_tool(pins: Pins, gpu: str) -> str:
-    """Return what is missing here to compile mmcv's ops, and how to get it, or nothing.
+    """Return which tool for compiling mmcv is missing and how to get it, or ''.
 
     Args:
         pins (Pins): The stack.
@@ -84,7 +84,7 @@ def missing_tool(pins: Pins, gpu: str) -> str:
     if not gpu:
         return ''
     wanted = pins.note(r'^torch==.*# CUDA (\d+)')
-    # Where torch's extension builder looks for it.
+    # The search path of torch's extension builder.
     home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
     folders = f'{home}/bin' if home else f'{os.environ["PATH"]}:/usr/local/cuda/bin'
     nvcc = shutil.which('nvcc', path=folders)
@@ -104,20 +104,20 @@ def missing_tool(pins: Pins, gpu: str) -> str:
 
 
 def compiler() -> str:
-    """Return the C++ compiler that torch's extension builder takes."""
+    """Return the C++ compiler used by torch's extension builder."""
     return os.environ.get('CXX', 'c++').split()[0]
 
 
-def kept_wheels(pins: Pins, gpu: str) -> Path:
-    """Return the folder of the wheel of mmcv for this Python, torch and device.
+def wheel_folder(pins: Pins, gpu: str) -> Path:
+    """Return the folder of the mmcv wheel for this Python, torch and device.
 
-    pip keeps wheels it has built as well, but is blind to the torch they were built
-    for, so it may hand out one that does not load.
+    pip also caches the wheels it builds, but ignores which torch a wheel was built for,
+    so it may install one that cannot be imported.
     """
     import torch
 
     answer = subprocess.run(pip('cache', 'dir'), capture_output=True, text=True)
-    # pip's cache may be switched off.
+    # pip's cache may be disabled.
     cache = answer.stdout.strip() or Path(sys.prefix, 'cache')
     mmcv, device = pins.pin('mmcv').replace('==', '-'), f'cuda-{gpu}' if gpu else 'cpu'
     python = f'{sys.implementation.cache_tag}-{platform.machine()}'
@@ -125,8 +125,8 @@ def kept_wheels(pins: Pins, gpu: str) -> Path:
     return Path(cache, 'crossformer_mm', name)
 
 
-def keep(wheel: Path, folder: Path) -> None:
-    """Copy a wheel into the folder; it appears there in one piece or not at all."""
+def store_wheel(wheel: Path, folder: Path) -> None:
+    """Copy a wheel into the folder, atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f'{wheel.name}.{os.getpid()}.part'
     shutil.copyfile(wheel, part)
@@ -134,7 +134,7 @@ def keep(wheel: Path, folder: Path) -> None:
 
 
 def compile_wheel(pins: Pins, gpu: str, workshop: Path) -> Path:
-    """Compile the ops of mmcv in a folder and return the wheel."""
+    """Compile mmcv with its ops in a folder and return the wheel."""
     cores = str(len(os.sched_getaffinity(0)))
     env = {**os.environ, 'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if gpu else '0'}
     env['MAX_JOBS'] = cores
@@ -144,7 +144,7 @@ def compile_wheel(pins: Pins, gpu: str, workshop: Path) -> Path:
     if sys.version_info >= (3, 13):
         (workshop / 'sitecustomize.py').write_text(EXEC_AS_BEFORE)
         env['PYTHONPATH'] = str(workshop)
-    # No cache, or pip may take a wheel it has built for another torch.
+    # Without --no-cache-dir, pip might use a wheel built for another torch.
     command = [*pip('wheel'), '-v', '--no-deps', '--no-build-isolation']
     command += ['--no-cache-dir', '--no-binary', pins.distribution('mmcv')]
     command += [pins.pin('mmcv'), '-w', str(workshop)]
@@ -158,13 +158,13 @@ def compile_wheel(pins: Pins, gpu: str, workshop: Path) -> Path:
     ):
         for line in process.stdout:
             file.write(line)
-            # ninja's own counter, without the command that follows it.
+            # Print only ninja's counter, not the command after it.
             if step := re.match(r'\s*(\[\d+/\d+\]) ', line):
                 end = '\r' if sys.stdout.isatty() else '\n'
                 print(f'  {step[1]}', end=end, flush=True)
     if process.returncode:
         lines = log.read_text().splitlines()
-        # What broke a compilation stands far above the end, which is all tidying up.
+        # The compiler's errors are far above the end of the log, which is cleanup.
         telling = [text[:200] for text in lines if re.search(r'error\b', text, re.I)]
         tail = '\n'.join((telling or lines)[-20:])
         sys.exit(f'mmcv did not compile. From {log}:\n{tail}')
@@ -173,16 +173,16 @@ def compile_wheel(pins: Pins, gpu: str, workshop: Path) -> Path:
 
 
 def precompile(header: Path) -> bool:
-    """Compile the header that takes most of the time of each of mmcv's files.
+    """Precompile torch's header, which dominates the compile time of mmcv's files.
 
     Returns:
-        Whether that worked; mmcv compiles without it as well.
+        Whether that succeeded; mmcv also compiles without it.
     """
     import torch
     from torch.utils.cpp_extension import include_paths
 
     header.write_text(HEADER)
-    # -std and -fPIC as in mmcv's setup.py and setuptools.
+    # -std and -fPIC are those of mmcv's setup.py and setuptools.
     command = [compiler(), *FLAGS.split(), '-fPIC', '-std=c++17']
     command += [f'-I{path}' for path in include_paths()]
     if not torch.compiled_with_cxx11_abi():  # up to torch 2.6 on PyPI

@@ -1,10 +1,10 @@
-"""Build .venv at the root of the repository, once: `make env` runs this.
+"""Build .venv at the root of the repository, once. Run by `make env`.
 
-Installs the stack pinned in openmmlab.txt and common.txt, and the plugin itself; with
-STACK=name it is name.txt, and .venv-name. Python 3.8 can parse it, as pins.py.
+Installs the stack pinned in openmmlab.txt and common.txt, and the plugin itself. With
+STACK=name it installs name.txt into .venv-name. Python 3.8 can parse this file.
 
-A stamp in .venv tells its state; it is written in full as the last act. A .venv left
-half-built or of other versions is built anew, one made by hand is never touched.
+A stamp file in .venv records its state and is completed last. An incomplete or outdated
+.venv is rebuilt; one without a stamp was not made here and is never touched.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ROOT = FOLDER.parent
 STACK = os.environ.get('STACK') or 'openmmlab'
 VENV = ROOT / ('.venv' if STACK == 'openmmlab' else f'.venv-{STACK}')
 PYTHON = VENV / 'bin' / 'python'
-CUDA = 12  # GB of disk: CUDA's libraries, packed and unpacked
+CUDA = 12  # GB of disk for the CUDA libraries, packed and unpacked
 
 
 def main() -> None:
-    """Build .venv, unless it stands already."""
+    """Build .venv, unless it is up to date."""
     if not (FOLDER / f'{STACK}.txt').exists():
         stop(f'STACK={STACK}: there is no requirements/{STACK}.txt')
     pins, gpu = Pins(STACK), compute_capability()
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def describe(pins: Pins, gpu: str) -> str:
-    """Return what .venv is made of, for its stamp."""
+    """Return the content of the stamp of a complete .venv."""
     digest = hashlib.sha256()
     for path in (*pins.files, ROOT / 'setup.py', *sorted(FOLDER.glob('*.py'))):
         digest.update(path.read_bytes())
@@ -63,7 +63,7 @@ def describe(pins: Pins, gpu: str) -> str:
 
 
 def check(pins: Pins, gpu: str) -> None:
-    """Stop unless this Python and this machine are fit for it."""
+    """Stop unless this Python and this machine meet the requirements."""
     ours = '.'.join(map(str, sys.version_info[:2]))
     if ours not in pins.pythons:
         stop(
@@ -82,7 +82,7 @@ def check(pins: Pins, gpu: str) -> None:
 
 
 def check_disk(needed: int) -> None:
-    """Stop if .venv and what it is built from, in GB, would fill the disk."""
+    """Stop unless the disk has enough free space, in GB."""
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < needed:
         stop(
@@ -92,20 +92,20 @@ def check_disk(needed: int) -> None:
 
 
 def install_python(pins: Pins) -> None:
-    """Make .venv and install what the later steps install with."""
+    """Create .venv and install the packages needed by the later steps."""
     say('- Python, pip and setuptools: 10 s')
     run([sys.executable, '-m', 'venv', str(VENV)])
-    # OpenCV belongs here: mmcv requires the one it meets while it is built.
+    # mmcv depends on the OpenCV distribution that is installed when it is built.
     tools = ('pip', 'setuptools', 'wheel', 'ninja', 'numpy', 'opencv-python-headless')
     run(pip('-q', *(pins.pin(tool) for tool in tools)))
 
 
 def install_torch(pins: Pins, gpu: str) -> None:
-    """Install the CUDA build of torch where there is a GPU, else the CPU build."""
+    """Install the CUDA build of torch if there is a GPU, else the CPU build."""
     version, constraints = pins.version('torch'), [f'-c{path}' for path in pins.files]
     if pins.has_cpu_build(gpu):
         say(f'- torch {version} for CPU, a download of 0.2 GB')
-        # PyTorch's own index may be out of reach, and the CPU build in another place.
+        # PyTorch's index may be unreachable while pip's index has the CPU build.
         if call(pip(*pins.torch(gpu), *constraints, '--retries', '1')) == 0:
             return
         say('  It is not to be had here for this Python. The CUDA build works as well.')
@@ -115,24 +115,24 @@ def install_torch(pins: Pins, gpu: str) -> None:
 
 
 def install_mmcv(pins: Pins) -> None:
-    """Install mmcv with its ops; MMPretrain has enough with mmcv-lite."""
+    """Install mmcv with its ops, unless the stack uses mmcv-lite, as MMPretrain's."""
     if mmcv := pins.version('mmcv'):
         say(f'- mmcv {mmcv}, compiled once for this torch: 3 min, longer for a GPU')
         run([str(PYTHON), str(FOLDER / 'compile_mmcv.py')])
 
 
 def install_rest(pins: Pins) -> None:
-    """Install everything else, and the plugin itself, editable."""
+    """Install all remaining packages, and the plugin as editable."""
     say('- everything else: 20 s')
     lists = [f'-r{path}' for path in pins.files]
     run(pip('-q', '--no-deps', '--no-build-isolation', *lists, '-e', str(ROOT)))
-    # openmim looks for a package's tools beside its metadata only.
+    # openmim looks for a package's tools only beside its metadata.
     (packages,) = VENV.glob('lib/python*/site-packages')
     (packages / 'crossformer_mm').symlink_to(ROOT / 'crossformer_mm')
 
 
 def verify(pins: Pins) -> None:
-    """Stop unless what the stack is for loads."""
+    """Stop unless the packages of the stack can be imported."""
     say('- first import of it all: 10 s')
     modules = pins.note(r'^# Must import: (.+)$')
     run([str(PYTHON), '-W', 'ignore', '-c', f'import {modules}'])
@@ -140,34 +140,34 @@ def verify(pins: Pins) -> None:
 
 def pip(*arguments: str) -> list[str]:
     """Return the command line of pip install in .venv."""
-    # Compiling every module to bytecode takes as long as the installation itself, and
-    # most are never imported; the last step compiles those that are.
+    # Compiling all modules to bytecode takes as long as the installation itself, and
+    # most are never imported. The imports of the last step compile those that are.
     return [str(PYTHON), '-m', 'pip', 'install', '--no-compile', *arguments]
 
 
 def run(command: list[str]) -> None:
-    """Run a step, which prints for itself; stop if it fails."""
+    """Run a step, which prints its own output; stop if it fails."""
     if call(command) != 0:
         stop(f'failed: {" ".join(command)}')
 
 
 def call(command: list[str]) -> int:
-    """Run a command in which nothing is seen or written elsewhere."""
+    """Run a command isolated from outside packages, with .venv/tmp as TMPDIR."""
     env = dict(os.environ, TMPDIR=str(VENV / 'tmp'), PIP_DISABLE_PIP_VERSION_CHECK='1')
-    # Packages lying there would count as installed.
+    # Packages on PYTHONPATH would count as installed.
     env.pop('PYTHONPATH', None)
-    # The first import of it all leaves the bytecode that every later start is spared.
+    # Import everything once so that the bytecode is compiled now, not at first use.
     env.pop('PYTHONDONTWRITEBYTECODE', None)
     return subprocess.call(command, env=env)
 
 
 def say(line: str) -> None:
-    """Print a line at once, in a log as well."""
+    """Print a line and flush, so that it appears at once in a log as well."""
     print(line, flush=True)
 
 
 def stop(line: str) -> None:
-    """End with one line on what is wrong and what to do."""
+    """Exit with one line that states the problem and the remedy."""
     sys.exit(f'make env: {line}')
 
 

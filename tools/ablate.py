@@ -1,14 +1,16 @@
-"""Train and time the variants of the paper's table 5 side by side.
+"""Train and time the variants of the paper's ablation study (table 5).
 
     python tools/ablate.py data/mini_digits --out work_dirs/ablation
 
-Each variant is CrossFormer-S with one part exchanged, by arguments of the backbone.
-Parameters, multiply-adds and throughput are those of S at 224 x 224. For the accuracy a
-third of its width is trained on the mini set of `make_mini_digits.py`, with the same
-budget for all and several seeds: a small experiment that says little of ImageNet.
+Each variant is CrossFormer-S with one component replaced through backbone arguments.
+Parameters, multiply-adds and throughput are those of S at 224 x 224. Accuracy is
+measured at a third of its width: each variant is trained on the mini set of
+`make_mini_digits.py` for the same number of epochs, with several seeds. The experiment
+is small, so its results may not transfer to ImageNet.
 
-Writes `ablation.csv`, a line a training, from which an interrupted run goes on, and in
-the end `ablation.md`, the table, and `ablation.png`, the plot. Needs `make env-cls`.
+Writes `ablation.csv`, one line per training, then `ablation.md`, the table, and
+`ablation.png`, the plot. Run the command again to resume after an interruption. Needs
+`make env-cls`.
 """
 
 import argparse
@@ -43,19 +45,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'APE': dict(position_bias='ape'),
     'no position bias': dict(position_bias='none'),
 }
-# A third of S, whose groups fit the 16 x 16 tokens of an image of 64 x 64.
+# A third of the width of S, with groups for the 16 x 16 tokens of a 64 x 64 image.
 MINI = dict(
     arch=dict(embed_dims=32, depths=[2, 2, 6, 2], num_heads=[1, 2, 4, 8]),
     group_size=[4, 4, 4, 2],
     crs_interval=[4, 2, 1, 1],
 )
-BATCH = 4  # images, for the throughput
+BATCH = 4  # images, to measure the throughput
 REPEATS = 5
 FIELDS = ['variant', 'seed', 'top1']
 
 
 def main() -> None:
-    """Count, time and train; then write the table and the plot."""
+    """Train, count and time all variants; then write the table and the plot."""
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / 'ablation.csv'
@@ -103,7 +105,7 @@ def train(name: str, seed: int, args: argparse.Namespace) -> float:
     cfg.model.backbone = dict(
         type='CrossFormer', drop_path_rate=0.0, **MINI, **VARIANTS[name]
     )
-    # Tables of positions decay as little as those of Swin.
+    # No weight decay for position tables, as in Swin.
     for table in ('patch_embed.position', 'attn.pos.table'):
         cfg.optim_wrapper.paramwise_cfg.custom_keys[table] = dict(decay_mult=0.0)
     width = MINI['arch']['embed_dims'] * 8
@@ -122,8 +124,8 @@ def train(name: str, seed: int, args: argparse.Namespace) -> float:
 
 
 def cost(variant: dict[str, Any]) -> Row:
-    """Count the parameters, in 10^6, and the multiply-adds of S, in 10^9."""
-    # Without gradients: torch's counter stumbles over a view of a weight that has one.
+    """Return the parameters (10^6) and the multiply-adds (10^9) of a variant of S."""
+    # torch's counter fails on a view of a weight that requires gradients.
     model = CrossFormer('S', **variant).eval().requires_grad_(False)
     with torch.no_grad(), flop_counter() as counter:
         model(torch.rand(1, 3, 224, 224))
@@ -134,7 +136,7 @@ def cost(variant: dict[str, Any]) -> Row:
 
 
 def throughput() -> dict[str, float]:
-    """Time each variant of S in turns; return images a second, of the medians."""
+    """Time the variants of S in turn; return images per second from the medians."""
     models = {name: CrossFormer('S', **v).eval() for name, v in VARIANTS.items()}
     images = torch.rand(BATCH, 3, 224, 224)
     seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
@@ -143,7 +145,7 @@ def throughput() -> dict[str, float]:
             start = time.perf_counter()
             with torch.no_grad():
                 model(images)
-            if repeat > 0:  # the first is to warm up
+            if repeat > 0:  # the first round is a warm-up
                 seconds[name].append(time.perf_counter() - start)
     return {name: BATCH / statistics.median(times) for name, times in seconds.items()}
 
@@ -151,7 +153,7 @@ def throughput() -> dict[str, float]:
 def table(
     costs: dict[str, Row], rates: dict[str, float], accuracies: dict[str, list[float]]
 ) -> str:
-    """Write a table in Markdown."""
+    """Return the table in Markdown."""
     lines = [
         '| variant | parameters M | G multiply-adds | throughput, relative | '
         'mini set: top-1 %, mean ± deviation | seeds |',
@@ -168,7 +170,7 @@ def table(
 
 
 def plot(accuracies: dict[str, list[float]]) -> Figure:
-    """Draw each training as a dot, each mean with its deviation."""
+    """Plot each training as a dot and each mean with its standard deviation."""
     figure = Figure(figsize=(8, 4.2), dpi=150, layout='constrained')
     axes = figure.subplots()
     names = list(accuracies)[::-1]
@@ -190,7 +192,7 @@ def plot(accuracies: dict[str, list[float]]) -> Figure:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the standard deviation, 0 of a single value."""
+    """Return the mean and the standard deviation, which is 0 for a single value."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return statistics.mean(values), deviation
 

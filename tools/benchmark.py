@@ -1,15 +1,15 @@
-"""Time CrossFormer beside other backbones, in one run on one machine.
+"""Time CrossFormer against other backbones, on a CPU or a GPU.
 
     python tools/benchmark.py
     python tools/benchmark.py --networks "CrossFormer-S group" \
         --shapes 256x256 512x512 1024x1024 2048x2048 --out work_dirs/scaling
     python tools/benchmark.py --device cuda
 
-Each measurement is a process of its own, and the networks take turns, so that a machine
-that slows down slows all of them. Ratios are to the first network. What was measured is
-appended to OUT/benchmark.csv line by line; the table of medians and OUT/benchmark.png
-are made from it at the end. On a GPU, `parts/benchmark_gpu.py` does its fixed list
-of measurements instead.
+Each measurement runs in its own process. The networks take turns, so that a slowdown of
+the machine affects all of them. Ratios are relative to the first network. Measurements
+are appended to OUT/benchmark.csv line by line; the table of medians and
+OUT/benchmark.png are made from it at the end. On a GPU, `parts/benchmark_gpu.py` runs a
+fixed list of measurements instead.
 """
 
 import argparse
@@ -35,7 +35,7 @@ NETWORKS = {
         embed_dims=96,
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
-        drop_path_rate=0.2,  # as CrossFormer-S has by default
+        drop_path_rate=0.2,  # CrossFormer-S's default
     ),
     'PVTv2-B2': dict(
         type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=(3, 4, 6, 3)
@@ -57,7 +57,7 @@ Job = dict[str, Any]
 
 
 def main() -> None:
-    """Measure, then report."""
+    """Run the measurements, then print and plot the results."""
     args = parse_args()
     if args.device == 'cuda':
         from parts.benchmark_gpu import run
@@ -124,7 +124,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def shape(text: str) -> tuple[int, int]:
-    """Read a size such as 800x1344."""
+    """Parse a size such as 800x1344."""
     if not re.fullmatch(r'\d+x\d+', text):
         raise argparse.ArgumentTypeError(f'{text!r} is no size such as 800x1344')
     height, width = map(int, text.split('x'))
@@ -132,7 +132,7 @@ def shape(text: str) -> tuple[int, int]:
 
 
 def jobs(args: argparse.Namespace) -> Iterator[Job]:
-    """List what to measure, the networks in turn within each repeat."""
+    """Yield the measurements; the networks take turns within each repeat."""
     machine = dict(device=args.device, dtype=args.dtype)
     options = dict(batch=args.batch, with_cp=args.with_cp, compile=args.compile)
 
@@ -148,7 +148,7 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
 
 
 def measure(job: Job) -> Job:
-    """Do one job in a process of its own."""
+    """Run one job in its own process and return its result."""
     order = job | dict(network=NETWORKS.get(job.get('network')))
     command = [sys.executable, '-m', 'parts.benchmark_worker', json.dumps(order)]
     folder = Path(__file__).parent

@@ -1,6 +1,8 @@
-"""Make the table and the picture of a `benchmark.csv` again.
+"""Recreate the table and plot of a `benchmark.csv`.
 
-python tools/benchmark_report.py work_dirs/benchmark/benchmark.csv
+    python tools/benchmark_report.py work_dirs/benchmark/benchmark.csv
+
+CSV is a file written by benchmark.py.
 """
 
 import argparse
@@ -10,7 +12,7 @@ from parts.benchmark_report import report
 
 
 def main() -> None:
-    """Report on the file of the command line."""
+    """Report on the file given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('csv', type=Path, metavar='CSV')
     report(parser.parse_args().csv)

@@ -1,10 +1,10 @@
-"""Check what in this environment would break a training, and how to fix it.
+"""Check the installed packages and print how to repair them.
 
     python tools/check_env.py
 
-Prints one line per part: verdict, what is found, what is wanted and the command that
-fixes it; 'warn' means untried but able to train. The exit code is 1 where a line says
-FAIL. Needs nothing but Python itself.
+Prints one line per part: verdict, version found, version wanted and the command that
+fixes it. 'warn' means that training works but this version is untested. The exit code
+is 1 if any line says FAIL. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]  # of the repository, or the wheel's .mim
+ROOT = Path(__file__).resolve().parents[1]  # the repository, or .mim in a wheel
 sys.path.insert(0, str(ROOT / 'requirements'))
 from pins import Pins, compute_capability, installed, installed_stack  # noqa: E402
 
 PINS = Pins(installed_stack())
-Test = Callable[[], object]  # raises an error unless a part works
+Test = Callable[[], object]  # raises an error if a part does not work
 PIP = f'{shlex.quote(sys.executable)} -m pip'
 
 
 class Check(NamedTuple):
-    """What was found out about one part."""
+    """The result of checking one part."""
 
     part: str
     found: str
@@ -54,13 +54,13 @@ def main() -> int:
     print(Check('part', 'found', 'wanted', 'verdict', 'fix with'))
     ops = {'torch': install('torch'), 'mmcv._ext': install('mmcv')}
     verdicts = []
-    # Printed one by one, in case a broken extension brings Python down.
+    # Printed one by one, since a broken extension may crash Python.
     for check in (
         check_python,
-        partial(check_package, 'setuptools', 'pkg_resources'),  # gone in 82
-        partial(check_package, 'numpy', 'numpy', exchange_an_array),
+        partial(check_package, 'setuptools', 'pkg_resources'),  # removed in 82
+        partial(check_package, 'numpy', 'numpy', convert_array),
         check_opencv,
-        partial(check_package, 'torch', 'torch'),  # any build of it
+        partial(check_package, 'torch', 'torch'),  # any build
         check_cuda,
         partial(check_package, 'mmengine', 'mmengine'),
         partial(check_package, 'mmcv', 'mmcv'),
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def check_python() -> Check:
-    """Python: the version and whether the stack was tried on it."""
+    """Check whether the stack is tested on this version of Python."""
     version, tried = platform.python_version(), PINS.pythons
     check = Check('Python', version, ', '.join(tried))
     warn = check._replace(verdict='warn', fix=f'make env PYTHON=python{tried[0]}')
@@ -91,20 +91,20 @@ def check_package(package: str, module: str, test: Test = bool) -> Check:
     found, pin = installed(PINS.distribution(package)), PINS.version(package)
     fix, wanted = install(package), pin + remark(package)
     check = examine(package, {module: fix}, found or 'no metadata', wanted, test)
-    # '+cpu' names the build, not another version.
+    # '+cpu' names the build, not a version.
     if check.verdict == 'ok' and found.partition('+')[0] != pin:
         return check._replace(verdict='warn' if found else 'FAIL', fix=fix)
     return check
 
 
-def exchange_an_array() -> None:
-    """Give torch an array of numpy, where there is a torch."""
+def convert_array() -> None:
+    """Convert a numpy array to a tensor, if torch is installed."""
     with contextlib.suppress(ImportError):
         importlib.import_module('torch').from_numpy(sys.modules['numpy'].zeros(1))
 
 
 def check_opencv() -> Check:
-    """OpenCV: either distribution, but opencv-python needs libGL."""
+    """Check OpenCV: either distribution will do, but opencv-python needs libGL."""
     headless = 'opencv-python-headless'
     fix = f'{PIP} uninstall -y opencv-python && {install(headless)} --force-reinstall'
     found = installed(headless) or installed('opencv-python')
@@ -112,7 +112,7 @@ def check_opencv() -> Check:
 
 
 def check_cuda() -> Check:
-    """CUDA: with an NVIDIA driver torch should be able to use it."""
+    """Check that torch can use CUDA if there is an NVIDIA driver."""
     driver = compute_capability()
     wanted = 'usable' if driver else 'no need, no driver'
     check = examine('CUDA', {'torch': install('torch')}, 'CPU build of torch', wanted)
@@ -125,11 +125,11 @@ def check_cuda() -> Check:
     if usable or not driver:
         return check
     fix = f'update the NVIDIA driver for CUDA {build}' if build else install('torch')
-    return check._replace(verdict='warn', fix=fix)  # a CPU trains as well, slowly
+    return check._replace(verdict='warn', fix=fix)  # training on the CPU works, slowly
 
 
 def check_mmseg_namesake() -> Check:
-    """mmseg: a word segmenter that overwrites files of mmsegmentation."""
+    """Check for PyPI's mmseg, a word segmenter that overwrites mmsegmentation."""
     if not installed('mmseg'):
         return Check('mmseg', 'not there', 'not there')
     fix = f'{PIP} uninstall -y mmseg && {install("mmsegmentation")} --force-reinstall'
@@ -137,7 +137,7 @@ def check_mmseg_namesake() -> Check:
 
 
 def check_plugin(host: str, package: str) -> Check:
-    """Look up a backbone of the plugin in the registry of mmdet or mmseg."""
+    """Check that mmdet's or mmseg's registry has the plugin's backbones."""
     registry = f'{host}.registry'
     modules = {registry: install(package), 'crossformer_mm': install('crossformer-mm')}
 
@@ -151,7 +151,7 @@ def check_plugin(host: str, package: str) -> Check:
 def examine(
     part: str, modules: dict[str, str], found: str, wanted: str, test: Test = bool
 ) -> Check:
-    """Import modules in silence, each with the command that fixes it, and test them."""
+    """Import modules, given with the commands that fix them, silently and test them."""
     silence = io.StringIO()
     try:
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
@@ -160,7 +160,7 @@ def examine(
             test()
     except Exception as error:
         found = f'{type(error).__name__}: {(str(error).strip() or "-").splitlines()[0]}'
-        # Another package that is missing may be the cause.
+        # The cause may be another package that is missing.
         missing = (getattr(error, 'name', '') or '-').partition('.')[0]
         fix = install(missing) if PINS.version(missing) else modules[module]
         return Check(part, found, wanted, 'FAIL', fix)
@@ -168,12 +168,12 @@ def examine(
 
 
 def remark(package: str) -> str:
-    """Return what to know about an installed package beside its version."""
+    """Return a remark on an installed package, or an empty string."""
     dist = next(iter(metadata.distributions(name=PINS.distribution(package))), None)
     if dist is None:
         return ''
     if package == 'torch' and [*map(int, dist.version.split('.')[:2])] < [2, 10]:
-        # The plugin's own reader of checkpoints does not call it.
+        # The plugin's own checkpoint reader does not call torch.load.
         return '; before 2.10 torch.load is open to CVE-2026-24747'
     for line in dist.requires or ():
         if 'mmcv' in line:
@@ -182,7 +182,7 @@ def remark(package: str) -> str:
 
 
 def install(package: str) -> str:
-    """Return the command that installs a package as pinned."""
+    """Return the command that installs the pinned version of a package."""
     if package == 'torch':
         return f'{PIP} install {" ".join(PINS.torch(compute_capability()))}'
     if package == 'mmcv':
@@ -191,7 +191,7 @@ def install(package: str) -> str:
         return f'{PIP} install {tools} && {shlex.quote(sys.executable)} {script}'
     if package == 'crossformer-mm' and (ROOT / 'setup.py').exists():
         return f'{PIP} install --no-deps -e {shlex.quote(str(ROOT))}'  # this checkout
-    # The pins are complete, and some of the packages ask for others that break them.
+    # The pins are complete, and dependencies of some packages conflict with them.
     pinned = PINS.pin(package) if PINS.version(package) else package
     return f'{PIP} install --no-deps {pinned}'
 

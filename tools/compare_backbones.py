@@ -1,16 +1,15 @@
-"""Compare backbones on your own data, from scratch: a table, curves and pictures.
+"""Train several backbones from scratch on your data and compare them.
 
     python tools/compare_backbones.py CONFIG --out work_dirs/comparison
 
 CONFIG is a copy of `own_coco_example` or `own_segmentation_example`, edited for your
-data, with `weights = None`. In turn CrossFormer-T and -S, Swin-T, PVTv2-B2 and
-ResNet-50 are its backbone, all trained from random weights with the same neck, head,
-data, schedule and seeds. ResNet-50 has group norm: the batches are too small for batch
-norm.
+data, with `weights = None`. It is trained with CrossFormer-T and -S, Swin-T, PVTv2-B2
+and ResNet-50, all from random weights with the same neck, head, data, schedule and
+seeds. ResNet-50 uses group norm because the batches are too small for batch norm.
 
-Writes `comparison.csv`, a line an evaluation, from which an interrupted comparison goes
-on after the last whole training, and in the end `comparison.md`, the table, and
-`comparison.png`, the curves over iterations and over seconds. Pictures of validation
+Writes `comparison.csv`, one line per evaluation, then `comparison.md`, the table, and
+`comparison.png`, the curves over iterations and over seconds. After an interruption,
+the same command resumes after the last complete training. Pictures of validation
 images, ground truth beside prediction, are in `runs/*/*/vis_data/vis_image`.
 """
 
@@ -35,7 +34,7 @@ from parts.csv_rows import Row, read_rows, write_rows
 from parts.output import complete, fail, save_figure
 from parts.run_plots import DASHES, curve_axes, legend_below, palette
 
-# Each backbone and the channels of its outputs.
+# Each backbone with the channels of its outputs.
 BACKBONES: dict[str, tuple[dict[str, Any], list[int]]] = {
     'CrossFormer-T': (dict(type='CrossFormer_T'), [64, 128, 256, 512]),
     'CrossFormer-S': (dict(type='CrossFormer_S'), [96, 192, 384, 768]),
@@ -62,15 +61,15 @@ BACKBONES: dict[str, tuple[dict[str, Any], list[int]]] = {
         [256, 512, 1024, 2048],
     ),
 }
-METRICS = {'mmdet': ('coco/bbox_mAP', 100), 'mmseg': ('mIoU', 1)}  # name, to percent
+# Name, and factor to convert it to percent.
+METRICS = {'mmdet': ('coco/bbox_mAP', 100), 'mmseg': ('mIoU', 1)}
 FIELDS = ['backbone', 'seed', 'parameters', 'iteration', 'seconds', 'result']
 
 
 class Stopwatch(Hook):
-    """Record the metrics and the seconds of training at each evaluation.
+    """Record the metric and the training time at each evaluation.
 
-    Without a GPU these are seconds of processor time, which other programs on the
-    machine hardly change.
+    Without a GPU this is CPU time, which other programs on the machine hardly affect.
     """
 
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
@@ -88,9 +87,9 @@ class Stopwatch(Hook):
         self.seconds += self.clock() - self.start
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Record the metric and the time."""
+        """Record the metric and the training time so far."""
         name, factor = METRICS[runner.cfg.default_scope]
-        # MMDetection reports no AP where there is no detection.
+        # MMDetection reports no AP if nothing is detected.
         result = factor * metrics.get(name, 0.0)
         self.records.append(
             dict(iteration=runner.iter, seconds=self.seconds, result=result)
@@ -98,7 +97,7 @@ class Stopwatch(Hook):
 
 
 def main() -> None:
-    """Train all; then write the table and the curves."""
+    """Train all backbones; then write the table and the curves."""
     args = parse_args()
     if not args.config.is_file():
         fail(f'{args.config} is missing')
@@ -173,7 +172,7 @@ def train(name: str, seed: int, args: argparse.Namespace) -> list[Row]:
 
 
 def curves(rows: list[Row], name: str) -> dict[str, np.ndarray]:
-    """Return iterations, seconds and results of a backbone, ``[seeds, times]``."""
+    """Return a backbone's iterations, seconds and results, ``[seeds, evaluations]``."""
     own = [row for row in rows if row['backbone'] == name]
     seeds = sorted({row['seed'] for row in own}, key=int)
     return {
@@ -183,10 +182,10 @@ def curves(rows: list[Row], name: str) -> dict[str, np.ndarray]:
 
 
 def table(rows: list[Row], metric: str) -> str:
-    """Write a table in Markdown: equal iterations, and equal seconds."""
+    """Return a table in Markdown: results at equal iterations and at equal time."""
     found = {row['backbone']: curves(rows, row['backbone']) for row in rows}
     sizes = {row['backbone']: float(row['parameters']) for row in rows}
-    # The time that the fastest took for its iterations.
+    # The training time of the fastest backbone.
     budget = min(curve['seconds'][:, -1].mean() for curve in found.values())
     count = next(iter(found.values()))['iteration'][0, -1]
     lines = [
@@ -209,13 +208,13 @@ def table(rows: list[Row], metric: str) -> str:
 
 
 def summarize(values: Sequence[float]) -> str:
-    """Format a mean and, of several values, the standard deviation."""
+    """Format the mean and, if there are several values, the standard deviation."""
     mean = f'{statistics.mean(values):.1f}'
     return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean
 
 
 def plot(rows: list[Row], metric: str) -> Figure:
-    """Draw the mean of each backbone over iterations and over seconds."""
+    """Plot the mean result of each backbone over iterations and over seconds."""
     figure, panels = curve_axes([f'{metric}, %: mean of the seeds'] * 2)
     names = list(dict.fromkeys(row['backbone'] for row in rows))
     for name, colour, style in zip(names, palette(len(names)), [*DASHES, '-']):

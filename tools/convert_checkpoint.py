@@ -1,12 +1,13 @@
-"""Convert a CrossFormer checkpoint for OpenMMLab, or back for the original code.
+"""Convert a CrossFormer checkpoint between formats, or inspect it.
 
     python tools/convert_checkpoint.py SRC DST
     python tools/convert_checkpoint.py SRC --inspect
 
-SRC is any published file, or one of MMEngine or MMCV 1.x, in the format of torch.save
-or safetensors. DST becomes what SRC holds: a backbone, a classifier (for MMPretrain), a
-detector (for MMDetection 3.x) or a segmentor (for MMSegmentation 1.x); --to chooses
-another. Nothing in SRC is executed, and DST is written completely or not at all.
+SRC is a published checkpoint, or one written by MMEngine or MMCV 1.x, in the format of
+torch.save or safetensors. By default DST holds the same kind of network: a backbone, a
+classifier (for MMPretrain), a detector (for MMDetection 3.x) or a segmentor (for
+MMSegmentation 1.x). --to selects another target, such as the original code. No code in
+SRC is executed, and DST is written completely or not at all.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from parts.output import fail
 
 
 def main() -> None:
-    """Read, report and write."""
+    """Run the command; print an error as one line."""
     args = parse_args()
     try:
         run(args.src, args.dst, args.to, args.publish)
@@ -112,7 +113,7 @@ def report_file(label: str, path: Path, digest: str) -> None:
 
 
 def report_network(network: Network, target: str) -> None:
-    """Print what was found, and what of it ``target`` uses."""
+    """Print the network found in SRC and which of its weights ``target`` uses."""
     weights = select(network, target)
     values = sum(tensor.numel() for tensor in weights.values()) / 1e6
     used = f'{len(weights)} tensors, {values:.1f} M values{precision(weights)}'
@@ -135,7 +136,7 @@ def report_network(network: Network, target: str) -> None:
 
 
 def report(label: str, text: str) -> None:
-    """Print a line of the report."""
+    """Print one line of the report."""
     print(one_line(f'{label:<12}{text}'))
 
 

@@ -2,10 +2,10 @@
 
     python tools/demo.py IMAGE_OR_FOLDER --config C --checkpoint F --out DIR
 
-MMDetection's DetInferencer or MMSegmentation's MMSegInferencer does the work. Pictures
-go into DIR/vis. Results go into DIR/preds, a JSON file per image: of a detector labels,
-scores, boxes and masks, as DetInferencer writes them; of a segmentor the share of the
-image that each class covers, and beside it the label map, NAME.png.
+Runs MMDetection's DetInferencer or MMSegmentation's MMSegInferencer. Pictures go into
+DIR/vis. Results go into DIR/preds, one JSON file per image: for a detector the labels,
+scores, boxes and masks in DetInferencer's format; for a segmentor the fraction of the
+image covered by each class, and the label map beside it as NAME.png.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 
 
 def main() -> None:
-    """Find the images and run the inferencer of the config's project on them."""
+    """Find the images and run the inferencer that the config needs."""
     args = parse_args()
     for path in (args.config, args.checkpoint):
         if not path.is_file():
@@ -67,7 +67,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def find_images(path: Path) -> list[Path]:
-    """List the images that can be read; print those that cannot."""
+    """List the readable images; print the names of the others."""
     if not path.exists():
         fail(f'{path} is missing')
     paths = [path]
@@ -86,12 +86,12 @@ def find_images(path: Path) -> list[Path]:
 
 
 def readable(path: Path) -> bool:
-    """Return whether OpenCV, which both inferencers use, can read an image."""
+    """Return whether OpenCV, used by both inferencers, can read an image."""
     return path.is_file() and cv2.imread(str(path)) is not None
 
 
 def detect(images: list[Path], args: argparse.Namespace) -> None:
-    """Write pictures and JSON of a detector."""
+    """Write a detector's pictures and JSON files."""
     from mmdet.apis import DetInferencer
 
     inferencer = DetInferencer(
@@ -109,7 +109,7 @@ def detect(images: list[Path], args: argparse.Namespace) -> None:
 
 
 def segment(images: list[Path], args: argparse.Namespace) -> None:
-    """Write pictures, label maps and JSON of a segmentor."""
+    """Write a segmentor's pictures, label maps and JSON files."""
     from mmseg.apis import MMSegInferencer
 
     inferencer = MMSegInferencer(
@@ -124,7 +124,7 @@ def segment(images: list[Path], args: argparse.Namespace) -> None:
     for number, image in enumerate(tqdm(images, 'segmenting', unit='image')):
         place = dict(out_dir=str(args.out), pred_out_dir=folder.name)
         labels = inferencer(str(image), **place)['predictions']
-        # MMSegInferencer numbers the label maps.
+        # MMSegInferencer names label maps by number.
         label_map = (folder / f'{number:08}_pred.png').rename(
             folder / f'{image.stem}.png'
         )
@@ -137,7 +137,7 @@ def segment(images: list[Path], args: argparse.Namespace) -> None:
 
 
 def check_weights(model: nn.Module, args: argparse.Namespace) -> None:
-    """Fail if the checkpoint is of another network: inferencers load what fits."""
+    """Fail if the checkpoint is of another network, which inferencers do not report."""
     strict = Config.fromfile(args.config).get('strict', True)
     try:
         content = read_checkpoint(str(args.checkpoint))
@@ -147,13 +147,13 @@ def check_weights(model: nn.Module, args: argparse.Namespace) -> None:
 
 
 def accelerate(model: nn.Module) -> None:
-    """Replace layers by faster ones where this CPU gains from it."""
+    """Replace layers by faster ones if this CPU benefits."""
     if next(model.parameters()).is_cpu and is_faster_accelerated():
         accelerate_cpu(model)
 
 
 def class_shares(labels: np.ndarray, classes: Any) -> dict[str, float]:
-    """Return the share of an image that each class covers, the largest first."""
+    """Return the fraction of the image covered by each class, largest first."""
     counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
     order = np.argsort(-counts, kind='stable')
     return {classes[i]: round(float(counts[i]), 6) for i in order if counts[i]}

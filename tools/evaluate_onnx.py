@@ -1,8 +1,8 @@
-"""Evaluate an ONNX file of export_onnx.py with the test data and metrics of a config.
+"""Compute the metrics of an exported ONNX file on a config's test data.
 
     python tools/evaluate_onnx.py CONFIG OUT.onnx
 
-Prints what `mim test` prints of the checkpoint.
+Prints the same metrics as `mim test` does for the checkpoint.
 """
 
 import argparse
@@ -22,18 +22,18 @@ from parts.output import fail
 
 
 class OnnxModel(BaseModel):
-    """An ONNX file in the place of a detector or segmentor, for testing only."""
+    """Run an ONNX file in place of a detector or segmentor, for testing only."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.session = open_session(path)
 
     def forward(self, *_: Any, **__: Any) -> None:
-        """Training is not possible."""
+        """Raise an error: training is not supported."""
         raise NotImplementedError
 
     def test_step(self, data: dict[str, list[Any]]) -> list[BaseDataElement]:
-        """Predict on the images of a data loader, at their original size."""
+        """Return predictions for a batch, at the images' original size."""
         for image, sample in zip(data['inputs'], data['data_samples']):
             found = self.session.run(None, {'images': image[None].float().numpy()})
             found = [torch.from_numpy(array) for array in found]
@@ -51,7 +51,7 @@ def label_map(labels: Tensor, shape: tuple[int, int]) -> PixelData:
 
 
 def instances(found: list[Tensor], sample: BaseDataElement) -> InstanceData:
-    """Return boxes, and masks if there are, in pixels of the original image."""
+    """Return boxes, and masks if any, in pixels of the original image."""
     boxes, scores, labels, *masks = found
     boxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)
     result = InstanceData(bboxes=boxes, scores=scores, labels=labels)

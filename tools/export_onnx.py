@@ -1,12 +1,13 @@
-"""Write a detector or segmentor as one ONNX file, for images of any size.
+"""Export a detector or segmentor to an ONNX file for images of any size.
 
     python tools/export_onnx.py CONFIG CHECKPOINT OUT.onnx
 
-Segmentors of MMSegmentation give labels, with --scores also the score of each class.
-RetinaNet, ATSS, FCOS and other heads with the same test path give boxes, scores and
-labels, Mask R-CNN and Cascade Mask R-CNN also masks, 28 x 28 inside of each box. The
-input is an image as OpenCV reads it, 0 to 255: the file normalizes and pads. At the end
-ONNX Runtime runs it beside PyTorch, unless --no-check is given.
+Segmentors of MMSegmentation output labels, and class scores with --scores. RetinaNet,
+ATSS, FCOS and other heads with the same test path output boxes, scores and labels; Mask
+R-CNN and Cascade Mask R-CNN also output masks, 28 x 28 inside each box. The input is an
+image as read by OpenCV, 0 to 255; normalization and padding are part of the file. At
+the end the results of ONNX Runtime and PyTorch are compared, unless --no-check is
+given.
 """
 
 import argparse
@@ -31,11 +32,11 @@ from parts.onnx_networks import (
 )
 from parts.output import complete, fail
 
-LEAST_AGREEMENT = 0.9  # apart from ties, all should agree
+LEAST_AGREEMENT = 0.9  # apart from ties, all results should agree
 
 
 def main() -> None:
-    """Build, export, check and write."""
+    """Build the network, export it, check the result and write it."""
     args = parse_args()
     if not hasattr(torch.onnx, 'ops'):
         fail(f'torch {torch.__version__} cannot export so: use torch 2.13')
@@ -55,7 +56,7 @@ def main() -> None:
     about = describe(cfg, content, network) | dict(sha256=sha256(args.checkpoint))
     program.model.metadata_props['crossformer_mm'] = json.dumps(about)
     with complete(args.out) as part:
-        program.save(part)  # weights above 2 GB into a second file beside it
+        program.save(part)  # weights above 2 GB go into a second file beside it
         for size in () if args.no_check else SIZES:
             line, share = compare(model, open_session(part), size)
             print(line, flush=True)
@@ -82,7 +83,7 @@ def parse_args() -> argparse.Namespace:
 def describe(
     cfg: Config, content: dict[str, Any], network: nn.Module
 ) -> dict[str, Any]:
-    """Return what a program needs to know to use the file."""
+    """Return the metadata that a program needs to use the file."""
     data = cfg.test_dataloader.dataset
     meta = content.get('meta', {}).get('dataset_meta') or data.get('metainfo')
     if not meta:  # the classes of the data set itself
@@ -107,7 +108,7 @@ def describe(
 
 
 def export(network: nn.Module) -> 'torch.onnx.ONNXProgram':
-    """Export with dynamic height and width, of segmentors batch too."""
+    """Export with dynamic height and width, and for segmentors dynamic batch size."""
     segments = isinstance(network, Segmentor)
     example = torch.rand(1 + segments, 3, 231, 327) * 255
     sides = {
@@ -116,7 +117,7 @@ def export(network: nn.Module) -> 'torch.onnx.ONNXProgram':
     }
     if segments:
         sides[0] = torch.export.Dim('batch', min=1)
-    # Defer what the exporter cannot prove to hold at every size; `compare` tests it.
+    # Guards that the exporter cannot prove become runtime asserts; `compare` runs them.
     with exportable_forwards():
         exported = torch.export.export(
             network,

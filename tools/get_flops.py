@@ -3,10 +3,10 @@
     python tools/get_flops.py configs/mask_rcnn_crossformer_s_fpn_1x_coco.py \
         --shape 800 1280
 
-One image of that size goes through the network as in a test, and torch's own counter
-counts each convolution, matrix product and attention that runs: with the padding that
-the groups need, the position bias's MLP and the products of queries, keys and values.
-Sums, norms and activations are not counted. Papers call the figure GFLOPs.
+The network runs on one image of that size in test mode, and torch's FLOP counter counts
+each convolution, matrix product and attention. This includes the padding of the groups,
+the MLP of the position bias and the products of queries, keys and values. Sums, norms
+and activations are not counted. Papers call this number GFLOPs.
 """
 
 import re
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from parts.model_cost import cost_parser, flop_counter, load_config
 
-# The parts of a CrossFormer, by the names of its modules; the first that fits counts.
+# The parts of a CrossFormer, by patterns of module names; the first match counts.
 PARTS = {
     r'\.(patch_embed|downsample)\b': 'CEL: cross-scale embeddings',
     r'\.attn\.pos\b': 'DPB: dynamic position bias',
@@ -35,7 +35,7 @@ PARTS = {
 
 
 def main() -> None:
-    """Print the table of a config."""
+    """Print the table for a config."""
     args = cost_parser(__doc__.splitlines()[0]).parse_args()
     cfg = load_config(args)
     model = MODELS.build(cfg.model).eval()
@@ -46,7 +46,7 @@ def main() -> None:
     )
     table.add_column('G multiply-adds', justify='right')
     table.add_column('M parameters', justify='right')
-    for part in parameters | macs:  # in the network's order
+    for part in parameters | macs:  # in the order of the network
         table.add_row(part, f'{macs[part] / 1e9:.2f}', f'{parameters[part] / 1e6:.2f}')
     table.add_section()
     table.add_row('all', f'{macs.total() / 1e9:.1f}', f'{parameters.total() / 1e6:.1f}')
@@ -62,12 +62,12 @@ def count(model: nn.Module, height: int, width: int) -> Counter[str]:
     data = dict(inputs=[image], data_samples=[sample])
     data = model.data_preprocessor(data, False)
     macs: Counter[str] = Counter()
-    inside = ['']  # names of the modules that are running
+    inside = ['']  # stack of the names of the running modules
     hooks = []
 
     def count_for_innermost(counter: FlopCounterMode) -> None:
-        """Give what was counted since the last call to the innermost module."""
-        # A multiply-add counts as two there.
+        """Attribute the operations since the last call to the innermost module."""
+        # torch counts a multiply-add as two operations.
         macs[part_of(inside[-1])] += counter.get_total_flops() // 2 - macs.total()
 
     with flop_counter() as counter:
@@ -99,7 +99,7 @@ def count_parameters(model: nn.Module) -> Counter[str]:
 
 
 def part_of(name: str) -> str:
-    """Return the part that a module belongs to, given its name."""
+    """Return the part that a module belongs to, by its name."""
     if name.startswith('backbone.'):
         for pattern, part in PARTS.items():
             if re.search(pattern, name):

@@ -3,11 +3,10 @@
     python tools/get_memory.py configs/mask_rcnn_crossformer_s_fpn_1x_coco.py \
         --shape 800 1333 --batch 2
 
-Random images with random objects, all of the first class, go through the network,
-forward, backward and one step of the config's optimizer, twice; the second step is
-timed, since it finds everything set up. On a GPU the memory is the peak of what torch
-has allocated, on a CPU how much the process's peak exceeds what it held before the
-network was built.
+Runs two steps, each with forward, backward and the config's optimizer, on random images
+with random objects of the first class. The second step is timed; the first is a
+warm-up. On a GPU the memory is torch's peak of allocated memory; on a CPU it is the
+peak of the process minus its memory before the network was built.
 """
 
 import resource
@@ -63,7 +62,7 @@ def main() -> None:
 
 
 def detection_sample(height: int, width: int, classes: int) -> BaseDataElement:
-    """Make random boxes, their masks full."""
+    """Return a sample with random boxes whose masks fill them."""
     from mmdet.structures import DetDataSample
 
     shape = dict(img_shape=(height, width), ori_shape=(height, width))

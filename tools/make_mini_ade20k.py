@@ -1,10 +1,10 @@
-"""Make a small semantic-segmentation set in the exact layout of ADE20K.
+"""Draw a small semantic-segmentation data set in ADE20K's layout.
 
     python tools/make_mini_ade20k.py data/mini_ade20k
 
-Every config for ADE20K runs on it once its `data_root` points there: folders, file
-names and labels are those of ADEChallengeData2016, with 1 to 150 for the classes and 0
-for what is unlabelled; eight of the classes are used. The scenes come from
+Any config for ADE20K runs on it if its `data_root` points there: folders, file names
+and labels are those of ADEChallengeData2016, with 1 to 150 for the classes and 0 for
+unlabelled pixels. Eight of the classes are used. The scenes come from
 `parts/mini_scenes.py` and depend only on the seed.
 """
 
@@ -20,7 +20,7 @@ from rich.table import Table
 from parts.mini_scenes import PATTERNS, SHAPES, SUPERSAMPLE, Scene, make_scene
 from parts.mini_set import new_folder, parse_args, write_jpeg
 
-# What the scenes' objects and backgrounds are in ADE20K: label and name.
+# The ADE20K label and class name of each object and background of the scenes.
 LABELS = {
     'stop sign': (44, 'signboard'),
     'sports ball': (120, 'ball'),
@@ -32,17 +32,17 @@ LABELS = {
     'tiles': (4, 'floor'),
 }
 UNLABELLED = 0
-# Without a tint, a network would take long to tell the faint patterns apart.
+# Without a tint, a network needs much longer to distinguish the faint patterns.
 TINTS = {
     'gradient': (0.85, 0.97, 1.12),
     'stripes': (1.10, 0.86, 0.90),
     'tiles': (1.05, 0.98, 0.76),
 }
-SPLITS = {'training': 'train', 'validation': 'val'}  # folder: part of a file's name
+SPLITS = {'training': 'train', 'validation': 'val'}  # folder: part of the file names
 
 
 def main() -> None:
-    """Make the set, then print what is in it."""
+    """Write the data set and print a summary."""
     args = parse_args(__doc__.splitlines()[0])
     counts = {}
     with new_folder(args.out) as root:
@@ -73,7 +73,7 @@ def write_split(
 
 
 def tinted(scene: Scene) -> np.ndarray:
-    """Return the image with the background in the colour of its class."""
+    """Return the image with the background tinted in the colour of its class."""
     visible = np.any([mask for _, mask in scene.objects], axis=0).astype(np.float32)
     size = scene.image.shape[:2]
     objects = cv2.resize(visible, size, interpolation=cv2.INTER_AREA)[..., None]
@@ -84,7 +84,7 @@ def tinted(scene: Scene) -> np.ndarray:
 def label_map(scene: Scene) -> np.ndarray:
     """Return the label of each pixel, `[size, size]`, uint8.
 
-    A pixel that an outline runs through is unlabelled.
+    Pixels on an outline are unlabelled.
     """
     size = len(scene.image)
     side = size * SUPERSAMPLE
@@ -97,7 +97,7 @@ def label_map(scene: Scene) -> np.ndarray:
 
 
 def print_summary(counts: dict[str, Counter[int]]) -> None:
-    """Print how large a share of each split's pixels the classes have."""
+    """Print the fraction of the pixels of each class, per split."""
     table = Table('class', 'label', title='share of the pixels')
     for split in counts:
         table.add_column(split, justify='right')

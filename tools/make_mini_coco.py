@@ -1,9 +1,9 @@
-"""Make a small instance-segmentation set in the exact layout of COCO 2017.
+"""Draw a small instance-segmentation data set in COCO's layout.
 
     python tools/make_mini_coco.py data/mini_coco
 
-Every config for COCO runs on it once its `data_root` points there: folders, file names,
-the 80 categories and the fields of the annotations are COCO's; five of the categories
+Any config for COCO runs on it if its `data_root` points there: folders, file names, the
+80 categories and the annotation fields are those of COCO 2017. Five of the categories
 are used. The scenes come from `parts/mini_scenes.py` and depend only on the seed.
 """
 
@@ -38,9 +38,9 @@ SUPERCATEGORIES = {  # in the order of COCO's ids
     'appliance': 'microwave, oven, toaster, sink, refrigerator',
     'indoor': 'book, clock, vase, scissors, teddy bear, hair drier, toothbrush',
 }
-ID_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # COCO dropped these categories
-SMALLEST_PIECE = 4  # pixels; a smaller visible bit of an object gets no polygon
-TOLERANCE = 0.25  # pixels a polygon may stray from the drawn outline
+ID_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # categories that COCO dropped
+SMALLEST_PIECE = 4  # pixels; smaller visible parts of an object get no polygon
+TOLERANCE = 0.25  # pixels that a polygon may deviate from the drawn outline
 SIZES = {'small': 32**2, 'medium': 96**2, 'large': float('inf')}  # areas, as in COCO
 INFO = {
     'description': 'Mini COCO: drawn scenes in the layout of COCO 2017',
@@ -60,7 +60,7 @@ LICENSES = [
 
 
 def main() -> None:
-    """Make the set, then print what is in it."""
+    """Write the data set and print a summary."""
     args = parse_args(__doc__.splitlines()[0])
     train_ids = range(1, args.train + 1)
     val_ids = range(args.train + 1, args.train + args.val + 1)
@@ -75,7 +75,7 @@ def main() -> None:
 def write_split(
     root: Path, name: str, ids: range, seed: list[int], size: int
 ) -> dict[str, Any]:
-    """Write one split's images and annotations; return the latter."""
+    """Write one split's images and annotations; return the annotations."""
     folder = root / name
     folder.mkdir(parents=True)
     images, annotations = [], []
@@ -99,7 +99,7 @@ def write_split(
 
 
 def describe_image(image_id: int, size: int) -> dict[str, Any]:
-    """Return COCO's entry for an image."""
+    """Return the COCO entry of an image."""
     return {
         'license': 1,
         'file_name': f'{image_id:012d}.jpg',
@@ -113,7 +113,7 @@ def describe_image(image_id: int, size: int) -> dict[str, Any]:
 
 
 def annotate(scene: Scene, image_id: int) -> list[dict[str, Any]]:
-    """Return COCO's annotations of a scene."""
+    """Return the COCO annotations of a scene."""
     ids = {category['name']: category['id'] for category in categories()}
     size = len(scene.image)
     annotations = []
@@ -136,14 +136,14 @@ def annotate(scene: Scene, image_id: int) -> list[dict[str, Any]]:
 
 
 def trace(visible: np.ndarray) -> list[list[float]]:
-    """Outline each piece of a supersampled mask by a polygon in pixels."""
+    """Return a polygon in pixels for each piece of a supersampled mask."""
     contours, _ = cv2.findContours(
         visible.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
     polygons = []
     for contour in contours:
         corners = cv2.approxPolyDP(contour, TOLERANCE * SUPERSAMPLE, closed=True)
-        corners = (corners + 0.5) / SUPERSAMPLE  # OpenCV gives the centres of pixels
+        corners = (corners + 0.5) / SUPERSAMPLE  # OpenCV returns pixel centres
         if cv2.contourArea(corners.astype(np.float32)) >= SMALLEST_PIECE:
             polygons.append(corners.ravel().round(2).tolist())
     return polygons
@@ -160,7 +160,7 @@ def categories() -> list[dict[str, Any]]:
 
 
 def print_summary(name: str, content: dict[str, Any]) -> None:
-    """Print how many objects of which class and size a split holds."""
+    """Print the number of objects of each class and size in a split."""
     names = {category['id']: category['name'] for category in content['categories']}
     counts = Counter(
         (names[entry['category_id']], size_of(entry['area']))
@@ -177,7 +177,7 @@ def print_summary(name: str, content: dict[str, Any]) -> None:
 
 
 def size_of(area: float) -> str:
-    """Name an area as COCO's evaluation does."""
+    """Return COCO's name for an area: small, medium or large."""
     return next(size for size, limit in SIZES.items() if area < limit)
 
 

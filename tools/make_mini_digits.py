@@ -1,9 +1,9 @@
-"""Make a small classification set in ImageNet's folder layout.
+"""Make a small classification data set in ImageNet's layout.
 
     python tools/make_mini_digits.py data/mini_digits
 
-scikit-learn's handwritten digits, 8 x 8 pixels, are enlarged to 64 x 64. As in
-ImageNet, a split is a folder with a folder for each class: `train/3/0042.png`.
+Enlarges scikit-learn's handwritten digits from 8 x 8 to 64 x 64 pixels. As in ImageNet,
+each split has one folder per class: `train/3/0042.png`.
 """
 
 import argparse
@@ -16,16 +16,16 @@ from parts.mini_set import new_folder
 from parts.output import fail
 
 SIDE = 64
-TRAIN = 1500  # of 1797; the writers of the last ones do not appear among the first
+TRAIN = 1500  # of 1797; the writers of the last ones are not among the first
 
 
 def main() -> None:
-    """Make the set, then print its size."""
+    """Write the data set and print its size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('out', metavar='OUT', type=Path, help='folder to make')
     out = parser.parse_args().out
     try:
-        # Only the environment of classification has it.
+        # Only installed in the classification environment.
         from sklearn.datasets import load_digits
     except ImportError:
         fail('scikit-learn has the digits: make env-cls')

@@ -1,9 +1,9 @@
-"""Compare an ONNX file with the network that it was made of, and time both.
+"""Compare an ONNX file with PyTorch at random sizes, and time both.
 
     python tools/onnx_agreement.py CONFIG CHECKPOINT OUT.onnx --sizes 50
 
-export_onnx.py compares three sizes; this command as many as you ask for, drawn between
-96 and 1400 pixels. ONNX Runtime and PyTorch run on the same number of threads.
+export_onnx.py compares three sizes; this command compares --sizes of them, drawn
+between 96 and 1400 pixels. ONNX Runtime and PyTorch use the same number of threads.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from parts.onnx_agreement import compare, load, open_session
 
 
 def main() -> None:
-    """Compare at random sizes."""
+    """Compare both at random sizes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add('config', metavar='CONFIG', type=Path)

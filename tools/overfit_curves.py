@@ -1,12 +1,13 @@
-"""Overfit eight models on CrossFormer-T to eight images each, and draw the losses.
+"""Overfit eight models to eight images each and plot the losses.
 
     python tools/overfit_curves.py --coco data/mini_coco --ade20k data/mini_ade20k \
         --out work_dirs/overfit
 
-Each model is a stock config after `crossformer-config swap`, trained from scratch on
-the same eight small images in every iteration, until its loss is a tenth of the first.
-OUT/NAME.csv holds the losses of a model; a model that has one is not trained
-again. OUT/overfit.png shows all of them. `--only NAME ...` takes some.
+Each model is a stock config converted to CrossFormer-T by `crossformer-config swap` and
+trained from scratch on the same eight small images in every iteration, until the loss
+falls to a tenth of the first. OUT/NAME.csv holds the losses of a model; a model with
+such a file is not trained again. OUT/overfit.png shows all curves. `--only NAME ...`
+selects models.
 """
 
 import argparse
@@ -39,7 +40,7 @@ CONFIGS = {
     'SegFormer head': 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py',
     'UPerNet': 'mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',
 }
-# For fewer tokens than they are built for: less queries than tokens, fewer points.
+# Small images have few tokens: use fewer queries than tokens, and fewer points.
 SMALLER = {
     'DINO': dict(model=dict(num_queries=60)),
     'Mask2Former, instance': dict(model=dict(train_cfg=dict(num_points=1024))),
@@ -54,7 +55,7 @@ WARM_UP = 10  # iterations
 
 
 def main() -> None:
-    """Train the models that have no curve yet, draw all, print a table."""
+    """Train the models without a curve, plot all curves and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--coco', type=Path, default=Path('data/mini_coco'))
     parser.add_argument('--ade20k', type=Path, default=Path('data/mini_ade20k'))
@@ -88,12 +89,12 @@ def main() -> None:
 
 
 def file_name(name: str) -> str:
-    """Return the name of a model as that of a file."""
+    """Return a file name for a model."""
     return name.lower().replace(', ', '_').replace(' ', '_').replace('-', '_')
 
 
 def swap_config(name: str, folder: Path) -> Config:
-    """Swap the backbone of a model's config."""
+    """Return a model's config with the backbone swapped."""
     path = folder / f'{file_name(name)}.py'
     if not path.exists():
         swap(CONFIGS[name], 'CrossFormer_T', path)
@@ -114,7 +115,7 @@ def overfit(cfg: Config, root: Path, iterations: int, lr: float) -> list[float]:
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=WARM_UP)
     losses = []
     for _ in range(iterations):
-        # Models change the annotations they get.
+        # Models modify the annotations in place.
         data = model.data_preprocessor(deepcopy(images), True)
         loss, _ = model.parse_losses(model(**data, mode='loss'))
         optimizer.zero_grad()
@@ -129,7 +130,7 @@ def overfit(cfg: Config, root: Path, iterations: int, lr: float) -> list[float]:
 
 
 def batch(scope: str, root: Path) -> dict[str, Any]:
-    """Read the first images of a mini set, as a data loader returns them."""
+    """Return the first images of a mini set as a batch of a data loader."""
     init_default_scope(scope)
     if scope == 'mmdet':
         dataset = dict(
@@ -158,7 +159,7 @@ def batch(scope: str, root: Path) -> dict[str, Any]:
 
 
 def draw(curves: dict[str, list[float]], path: Path) -> Path:
-    """Draw the losses, each divided by its first."""
+    """Plot the losses, each divided by its first value."""
     figure, (axes,) = curve_axes(['Loss on eight images, divided by the first'])
     for number, (name, losses) in enumerate(curves.items()):
         style = '-' if number < 4 else '--'

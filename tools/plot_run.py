@@ -1,16 +1,16 @@
-"""Plot a training of a detector and its predictions, and print its AP.
+"""Plot the losses, AP and predictions of a detector.
 
     mim test mmdet CONFIG --checkpoint X --work-dir WORK_DIR \
         --out WORK_DIR/predictions.pkl
     python tools/plot_run.py WORK_DIR CONFIG
 
-`WORK_DIR/curves.png` holds the losses and the AP of the newest training in WORK_DIR,
-from its start on if it was resumed, `WORK_DIR/predictions.png` the busiest test images,
-ground truth beside prediction. The AP is what the newest test in WORK_DIR measured; the
-test needs the `--out` above.
+`WORK_DIR/curves.png` shows the losses and the AP of the newest training in WORK_DIR; if
+it was resumed, from the beginning. `WORK_DIR/predictions.png` shows the test images
+with most objects, ground truth beside prediction. The printed AP is that of the newest
+test in WORK_DIR; the test needs the `--out` above.
 
-`predictions.pkl` is a pickle, and unpickling runs whatever the file says: give only a
-file that you have written yourself.
+`predictions.pkl` is a pickle, and unpickling can execute arbitrary code: use only files
+that you have written yourself.
 """
 
 from contextlib import redirect_stdout
@@ -57,7 +57,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Instance:
-    """An object in an image, true or predicted.
+    """An object in an image, ground truth or predicted.
 
     Attributes:
         label: Index of its class.
@@ -74,10 +74,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Example:
-    """An image with its true objects and those predicted above the score.
+    """An image with its ground truth and the predictions above a score.
 
     Attributes:
-        best: The highest score in it, shown or not; 0 if nothing was found.
+        best: The highest score in the image, shown or not; 0 without predictions.
     """
 
     path: str
@@ -87,7 +87,7 @@ class Example:
 
 
 def main() -> None:
-    """Draw both pictures, then print what was trained, its AP and where they are."""
+    """Save both plots; print a summary of the training, the AP and the file names."""
     parser = run_parser(__doc__)
     parser.add_argument(
         '--score',
@@ -122,10 +122,10 @@ def main() -> None:
 def read_examples(
     predictions: Path, config: Path, score: float
 ) -> tuple[list[Example], tuple[str, ...]]:
-    """Pair predictions with the config's test set; return the busiest images.
+    """Match predictions with the config's test set; return images with most objects.
 
     Returns:
-        The examples and the names of the classes.
+        The examples and the class names.
     """
     cfg = Config.fromfile(config)
     cfg.test_dataloader.dataset.pipeline = []  # annotations only
@@ -158,7 +158,7 @@ def read_examples(
 
 
 def true_instances(info: Record) -> list[Instance]:
-    """Read the objects of an entry of the dataset."""
+    """Return the ground-truth objects of an entry of the data set."""
     size = info['height'], info['width']
     return [
         Instance(
@@ -176,7 +176,7 @@ def true_instances(info: Record) -> list[Instance]:
 
 
 def predicted_instances(result: Record, least: float) -> list[Instance]:
-    """Read the objects above a score, the highest score last."""
+    """Return the predicted objects above a score, highest score last."""
     found = result['pred_instances']
     masks = found.get('masks', [None] * len(found['scores']))
     instances = [
@@ -194,11 +194,11 @@ def predicted_instances(result: Record, least: float) -> list[Instance]:
     return sorted(instances, key=lambda instance: instance.score)
 
 
-# Pictures.
+# Plots.
 
 
 def plot_curves(training: list[Record], evaluations: list[Record]) -> Figure:
-    """Draw the losses and the AP over the iterations."""
+    """Plot the losses and the AP over the iterations."""
     figure, (losses, precision) = curve_axes(
         ('Losses', 'Average precision on the validation set')
     )
@@ -233,7 +233,7 @@ def plot_predictions(
     labels = sorted({i.label for e in examples for i in e.truth + e.prediction})
     colours = dict(zip(labels, palette(len(labels))))
     images = [cv2.imread(example.path)[..., ::-1] for example in examples]
-    # Images of like proportions beside each other leave the smallest gaps.
+    # Images of similar aspect ratio side by side leave the smallest gaps.
     order = sorted(range(len(images)), key=lambda i: aspect_ratio(images[i]))
     examples, images = [examples[i] for i in order], [images[i] for i in order]
     figure, grid = image_grid(
@@ -294,7 +294,7 @@ def draw_instances(
 
 
 def outlines(mask: np.ndarray | None) -> list[np.ndarray]:
-    """Return the outlines of a mask's pieces as points `(x, y)`."""
+    """Return the outline of each piece of a mask as points `(x, y)`."""
     if mask is None:
         return []
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -302,7 +302,7 @@ def outlines(mask: np.ndarray | None) -> list[np.ndarray]:
 
 
 def print_precision(metrics: Record) -> None:
-    """Print the test's AP; a size that does not occur has none."""
+    """Print the test's AP, except for object sizes that do not occur."""
     for kind, key in KINDS.items():
         if key in metrics:
             values = {name: metrics[key + end] for name, end in VARIANTS.items()}

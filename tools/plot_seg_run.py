@@ -1,13 +1,13 @@
-"""Plot a training of a segmentor and its predictions, and print its mIoU.
+"""Plot the loss, mIoU and predictions of a segmentor.
 
     mim test mmsegmentation CONFIG --checkpoint X --work-dir WORK_DIR \
         --out WORK_DIR/predictions
     python tools/plot_seg_run.py WORK_DIR CONFIG
 
-`WORK_DIR/curves.png` holds the loss and the metrics of the newest training in WORK_DIR,
-from its start on if it was resumed, `WORK_DIR/predictions.png` eight test images with
-their true and predicted labels; white is unlabelled. The result is what the
-newest test in WORK_DIR measured; the test needs the `--out` above.
+`WORK_DIR/curves.png` shows the loss and the metrics of the newest training in WORK_DIR;
+if it was resumed, from the beginning. `WORK_DIR/predictions.png` shows eight test
+images with their ground truth and predicted labels; white is unlabelled. The printed
+result is that of the newest test in WORK_DIR; the test needs the `--out` above.
 """
 
 from pathlib import Path
@@ -33,11 +33,11 @@ from parts.run_plots import (
 )
 
 IMAGES = 8  # shown
-NO_METRICS = {'step', 'data_time', 'time'}  # all else is in percent
+NO_METRICS = {'step', 'data_time', 'time'}  # all other values are in percent
 
 
 def main() -> None:
-    """Draw both pictures, then print what was trained, its mIoU and where they are."""
+    """Save both plots; print a summary of the training, the mIoU and the file names."""
     args = run_parser(__doc__).parse_args()
     training, evaluations = read_training(args.work_dir)
     folder = args.work_dir / 'predictions'
@@ -56,10 +56,11 @@ def main() -> None:
 def read_examples(
     folder: Path, config: Path
 ) -> tuple[list[tuple[np.ndarray, ...]], tuple[str, ...]]:
-    """Pair the first predictions with the config's test set.
+    """Match the first predictions with the config's test set.
 
     Returns:
-        Per example the image, its true and its predicted labels; names of the classes.
+        For each example the image, its ground truth and its predicted labels; and the
+        class names.
     """
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
@@ -77,14 +78,14 @@ def read_examples(
         prediction = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if prediction is None:
             fail(f'{path} is missing: test on the test set of {config}')
-        # mmseg saves labels as ADE20K counts them, from 1.
+        # With reduce_zero_label, mmseg saves labels counted from 1.
         prediction = prediction - np.uint8(dataset.reduce_zero_label)
         examples.append((example['img'][..., ::-1], example['gt_seg_map'], prediction))
     return examples, dataset.metainfo['classes']
 
 
 def plot_curves(training: list[Record], evaluations: list[Record]) -> Figure:
-    """Draw the losses and the metrics over the iterations."""
+    """Plot the losses and the metrics over the iterations."""
     figure, (losses, metrics) = curve_axes(('Loss', 'On the validation set, in %'))
     steps = [record['step'] for record in training]
     losses.plot(steps, [record['loss'] for record in training], color='black')
@@ -103,15 +104,15 @@ def plot_curves(training: list[Record], evaluations: list[Record]) -> Figure:
 def plot_predictions(
     examples: list[tuple[np.ndarray, ...]], classes: tuple[str, ...]
 ) -> Figure:
-    """Draw a grid of images, each with its true and its predicted labels."""
+    """Draw a grid of images, each with its ground truth and predicted labels."""
     used = sorted(
         {label for _, *maps in examples for each in maps for label in np.unique(each)}
-        & {*range(len(classes))}  # anything else is void
+        & {*range(len(classes))}  # other labels are void
     )
     colours = dict(zip(used, palette(len(used))))
     patches = [Patch(color=colours[label], label=classes[label]) for label in used]
     patches.append(Patch(fc='white', ec='0.5', label='unlabelled'))
-    # Images of similar proportions side by side leave the smallest gaps.
+    # Images of similar aspect ratio side by side leave the smallest gaps.
     examples = sorted(examples, key=lambda example: aspect_ratio(example[0]))
     figure, grid = image_grid(
         [image.shape[:2] for image, *_ in examples],
@@ -122,7 +123,7 @@ def plot_predictions(
         first.imshow(image)
         for labels, axes in zip(maps, others):
             axes.imshow(paint(labels, colours), interpolation='nearest')
-            axes.axis('on')  # a frame, for maps that are void at the rim
+            axes.axis('on')  # frame maps with void labels at the border
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_color('0.8')
     figure_legend(figure, patches)
@@ -130,7 +131,7 @@ def plot_predictions(
 
 
 def paint(labels: np.ndarray, colours: dict[int, Any]) -> np.ndarray:
-    """Return a picture of a label map; what is unlabelled stays white."""
+    """Return a picture of a label map; unlabelled pixels are white."""
     picture = np.ones((*labels.shape, 3))
     for label, colour in colours.items():
         picture[labels == label] = to_rgb(colour)

@@ -3,9 +3,9 @@
     python tools/preflight.py CONFIG
     mim run crossformer_mm preflight CONFIG
 
-Prints a line per finding: verdict, part, finding and remedy. 'FAIL' stops or spoils the
-training, 'warn' may. The exit code is 1 if any line says FAIL. Works for any config of
-MMDetection or MMSegmentation, with any backbone.
+Prints one line per finding: verdict, part, finding and remedy. A 'FAIL' would stop or
+ruin the training, a 'warn' might. The exit code is 1 if any line says FAIL. Works for
+any config of MMDetection or MMSegmentation, with any backbone.
 """
 
 import argparse

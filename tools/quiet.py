@@ -2,8 +2,8 @@
 
     python tools/quiet.py mim train mmdet CONFIG --work-dir WORK_DIR
 
-The rest, such as the config, is in `WORK_DIR/TIME/TIME.log`. Of a command that fails
-the last lines are printed.
+The complete output is in `WORK_DIR/TIME/TIME.log`. If the command fails, its last lines
+are printed.
 """
 
 import re
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import deque
 
-LAST = 30  # lines of a failure
+LAST = 30  # lines printed after a failure
 STEP = re.compile(
     r'(?:Epoch|Iter)\(train\) +(\[.*?\d+/\d+\]) .*eta: (\S+) .*?\b(loss: \S+)'
 )
@@ -20,7 +20,7 @@ METRIC = re.compile(r'\b(\w+_mAP|mIoU): +(\S+)')
 
 
 def main() -> None:
-    """Run the command and end with its exit code."""
+    """Run the command and exit with its exit code."""
     if len(sys.argv) < 2 or sys.argv[1].startswith('-'):
         sys.exit('usage: quiet.py COMMAND ...')
     print('$', *sys.argv[1:], flush=True)
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def progress(line: str) -> str:
-    """Return the progress or result in a line of MMEngine's log, or an empty text."""
+    """Return the progress or result in a line of MMEngine's log, or an empty string."""
     if step := STEP.search(line):
         where, left, loss = step.groups()
         return f'{where} {loss}, {left} left'

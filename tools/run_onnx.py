@@ -1,12 +1,12 @@
-"""Run a file of export_onnx.py on an image or a folder of images, without PyTorch.
+"""Run an exported ONNX file on images without PyTorch.
 
     python tools/run_onnx.py IMAGE_OR_FOLDER --model OUT.onnx --out DIR
 
-Copy this file to a server: it needs only onnxruntime, numpy and OpenCV. It writes what
-tools/demo.py writes: pictures into DIR/vis and a JSON file per image into DIR/preds.
-That of a detector has labels, scores, boxes and masks, as COCO's uncompressed run
-lengths; that of a segmentor the share of the image that each class covers, and beside
-it is the label map, NAME.png.
+This file can be copied to a server: it needs only onnxruntime, numpy and OpenCV. Its
+output is that of tools/demo.py: pictures in DIR/vis and one JSON file per image in
+DIR/preds. For a detector the JSON file holds labels, scores, boxes and masks, as
+uncompressed COCO RLE; for a segmentor the fraction of the image covered by each class,
+and the label map is beside it as NAME.png.
 """
 
 import argparse
@@ -19,12 +19,12 @@ import cv2
 import numpy as np
 import onnxruntime
 
-IMAGE = 'images'  # the input's name
+IMAGE = 'images'  # name of the input
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 
 
 def main() -> None:
-    """Run the images one by one."""
+    """Run the network on the images one by one and write the results."""
     args = parse_args()
     paths = list_images(args.images)
     if args.out.exists() and any(args.out.iterdir()):
@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def list_images(path: Path) -> list[Path]:
-    """List an image or the images of a folder."""
+    """Return the path of an image, or of the images in a folder."""
     if not path.exists():
         fail(f'{path} is missing')
     if not path.is_dir():
@@ -79,14 +79,14 @@ def list_images(path: Path) -> list[Path]:
 
 
 def open_model(path: Path) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
-    """Load a file and its metadata."""
+    """Load an ONNX file and its metadata."""
     if not path.is_file():
         fail(f'{path} is missing')
     try:
         session = onnxruntime.InferenceSession(
             path, providers=onnxruntime.get_available_providers()
         )
-    except Exception as error:  # onnxruntime has many kinds
+    except Exception as error:  # onnxruntime raises many types
         fail(f'{path} cannot be loaded: {str(error).splitlines()[0]}')
     meta = session.get_modelmeta().custom_metadata_map
     if 'crossformer_mm' not in meta:
@@ -100,7 +100,7 @@ def run(
     """Resize an image ``[H, W, 3]`` as in the config's test, and run the network.
 
     Returns:
-        dict: The outputs, boxes and labels in pixels of the image.
+        dict: The outputs, with boxes and labels in pixels of the original image.
     """
     height, width = image.shape[:2]
     resized = cv2.resize(image, new_size(about, width, height))
@@ -119,7 +119,7 @@ def run(
 
 
 def new_size(about: dict[str, Any], width: int, height: int) -> tuple[int, int]:
-    """Return the width and height that the config's test resizes an image to."""
+    """Return the width and height of an image after the config's test resize."""
     if scale := about['scale']:
         if about['keep_ratio']:
             factor = min(
@@ -185,7 +185,7 @@ def interpolation_weights(places: np.ndarray, count: int) -> np.ndarray:
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """Return a mask as COCO's uncompressed run lengths, column by column."""
+    """Return a mask as uncompressed COCO RLE, column by column."""
     flat = mask.T.ravel()
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff([0, *ends, flat.size]).tolist()
@@ -199,7 +199,7 @@ def describe_labels(
     path: Path,
     out: Path,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Write the label map; return the content of the JSON file, and a picture."""
+    """Write the label map; return the content of the JSON file and a picture."""
     labels = found['labels']
     kind = np.uint8 if labels.max() < 256 else np.uint16
     write(out / 'preds' / f'{path.stem}.png', labels.astype(kind))
@@ -222,21 +222,21 @@ def name_of(about: dict[str, Any], label: int) -> str:
 
 
 def colour_of(about: dict[str, Any], label: int) -> tuple[int, ...]:
-    """Return the colour of a class, BGR."""
+    """Return the colour of a class in BGR order."""
     if label < len(about['palette']):
         return tuple(about['palette'][label][::-1])
     return tuple(np.random.default_rng(label).integers(64, 256, 3).tolist())
 
 
 def write(path: Path, image: np.ndarray) -> None:
-    """Write an image; make its folder."""
+    """Write an image, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image):
         fail(f'{path} cannot be written')
 
 
 def fail(message: str) -> NoReturn:
-    """End the command; parts/output.py is not here on a server."""
+    """Exit with a message; parts/output.py is not copied to the server."""
     sys.exit(f'run_onnx: {message}')
 
 

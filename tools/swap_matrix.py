@@ -1,12 +1,13 @@
-"""Swap the backbone of a config of each model family of MMDetection and MMSegmentation.
+"""Swap the backbone in one config of each model family.
 
     python tools/swap_matrix.py --out work_dirs/swap_matrix
     python tools/swap_matrix.py --out work_dirs/swap_matrix --table docs/swap_matrix.md
 
-Of each folder of configs it takes one with a ResNet-50 or a Swin-T where there is one,
-writes the swapped config into OUT, runs a training step and a prediction on synthetic
-images, and adds a line to OUT/results.jsonl. Families in there are not run again.
-``--only NAME ...`` selects families, ``--part I N`` every N-th, starting at the I-th.
+A family is a folder of configs of MMDetection or MMSegmentation. From each, one config
+is chosen, with ResNet-50 or Swin-T if possible. Its swapped version is written to OUT
+and runs a training step and a prediction on synthetic images. The result is appended to
+OUT/results.jsonl; families in that file are not run again. ``--only NAME ...`` selects
+families, ``--part I N`` every N-th, starting at the I-th.
 """
 
 import argparse
@@ -31,15 +32,15 @@ from crossformer_mm.swap.dry_run import SIDE, first_line, predict, small_model, 
 from crossformer_mm.swap.rules import SwapError, read, swap
 
 PACKAGES = {'mmdet': mmdet, 'mmseg': mmseg}
-# Folders with parts or notes, but no models of their own.
+# Folders without models of their own.
 NO_FAMILY = ('_base_', 'common', 'dsdl')
-SECONDS = 300  # of a core, for one family
+SECONDS = 300  # limit of CPU time per family
 COLUMNS = ('swapped', 'step', 'gradients', 'predict')
 START, END = '<!-- matrix -->', '<!-- end of matrix -->'
 
 
 def main() -> None:
-    """Run the families without a result, and write the table."""
+    """Run the families without a result and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/swap_matrix'))
     parser.add_argument('--backbone', default='CrossFormer_S')
@@ -62,8 +63,8 @@ def main() -> None:
     for row in wanted:
         if row['family'] in results:
             continue
-        row = run_apart(row, args.backbone, args.out, args.side)
-        print(line(row), flush=True)
+        row = run_in_subprocess(row, args.backbone, args.out, args.side)
+        print(table_row(row), flush=True)
         with log.open('a') as file:
             file.write(json.dumps(row) + '\n')
     results = read_results(log)
@@ -75,13 +76,13 @@ def main() -> None:
 
 
 def read_results(log: Path) -> dict[str, dict[str, Any]]:
-    """Return the lines of a log by family; a later one replaces an earlier one."""
+    """Return the rows of a log by family; a later row replaces an earlier one."""
     lines = log.read_text().splitlines() if log.exists() else []
     return {row['family']: row for row in map(json.loads, lines)}
 
 
 def families() -> list[dict[str, Any]]:
-    """Choose a config for each folder of the two packages."""
+    """Choose one config from each folder of the two packages."""
     chosen = []
     for name, package in PACKAGES.items():
         configs = Path(package.__file__).parent / '.mim' / 'configs'
@@ -90,14 +91,14 @@ def families() -> list[dict[str, Any]]:
             if folder.name not in NO_FAMILY and files:
                 best = min(files, key=preference)
                 config = f'{name}::{folder.name}/{best}'
-                if not re.fullmatch(r'\w+', folder.name):  # MMEngine does not read it
+                if not re.fullmatch(r'\w+', folder.name):  # MMEngine rejects it
                     config = str(folder / best)
                 chosen.append(dict(family=f'{name}/{folder.name}', config=config))
     return chosen
 
 
 def preference(file: str) -> tuple[bool, bool, bool, str]:
-    """Sort configs: ResNet-50 or Swin-T first, then plain ones."""
+    """Return a sort key: ResNet-50 or Swin-T first, then standard schedules."""
     network = re.search(r'r50|swin-t|swin-tiny', file) is None
     return (
         network,
@@ -107,10 +108,10 @@ def preference(file: str) -> tuple[bool, bool, bool, str]:
     )
 
 
-def run_apart(
+def run_in_subprocess(
     row: dict[str, Any], backbone: str, out: Path, side: int
 ) -> dict[str, Any]:
-    """Run a family in its own process, which may crash or take too long."""
+    """Run a family in its own process, since it may crash or take too long."""
     start = time.perf_counter()
     queue = multiprocessing.SimpleQueue()
     process = multiprocessing.Process(
@@ -132,11 +133,11 @@ def run(
     side: int,
     queue: multiprocessing.SimpleQueue,
 ) -> None:
-    """Swap a config, run a training step and a prediction, and report what worked."""
+    """Swap a config, run a training step and a prediction, and report the outcome."""
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     warnings.simplefilter('ignore')
     MMLogger.get_instance('swap', log_level='CRITICAL')
-    torch.set_num_threads(1)  # for a second core, run another --part beside it
+    torch.set_num_threads(1)  # use more cores by running several --part in parallel
     torch.manual_seed(0)
     row = dict(row, file=row['family'].replace('/', '_') + '.py')
     (out / row['file']).unlink(missing_ok=True)
@@ -149,16 +150,16 @@ def run(
         row['predict'] = True
     except SwapError as error:
         row['reason'] = str(error)
-        refused = error.__cause__ is None  # by a rule, before anything was run
+        refused = error.__cause__ is None  # by a rule, before running the model
     except Exception as error:
         row['reason'] = f'predict: {first_line(error)}'
     if ('reason' in row or not row.get('gradients')) and not refused:
-        row['stock'] = stock(row['config'], side)
+        row['stock'] = run_stock(row['config'], side)
     queue.put(row)
 
 
-def stock(config: str, side: int) -> str:
-    """Report how the config runs without a swap."""
+def run_stock(config: str, side: int) -> str:
+    """Run the config without a swap and return the outcome."""
     try:
         model, batch = small_model(read(config), side)
         result = step(model, batch)
@@ -169,8 +170,8 @@ def stock(config: str, side: int) -> str:
     return f'{without} without a gradient' if without else 'works'
 
 
-def line(row: dict[str, Any]) -> str:
-    """Return a row of the table."""
+def table_row(row: dict[str, Any]) -> str:
+    """Return a result as a row of the table."""
     cells = ['yes' if row.get(column) else '–' for column in COLUMNS]
     reason = row.get('reason', '')
     if row.get('without_gradient'):
@@ -183,7 +184,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table of all results, with counts."""
+    """Return a table of the results for each package, with counts."""
     lines = []
     for package in PACKAGES:
         rows = [row for row in results.values() if row['family'].startswith(package)]
@@ -191,7 +192,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         head = ('family', 'config', *COLUMNS, 'remark')
         lines += [f'{package}: {good} of {len(rows)} families.', '']
         lines += [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
-        lines += [line(row) for row in sorted(rows, key=lambda row: row['family'])]
+        lines += [table_row(row) for row in sorted(rows, key=lambda row: row['family'])]
         lines.append('')
     return '\n'.join(lines)
 

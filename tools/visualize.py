@@ -1,19 +1,19 @@
-"""Draw the attention of a CrossFormer: pictures, and a page to click through.
+"""Plot the attention, embedding and features of a CrossFormer.
 
     python tools/visualize.py IMAGE --config C --checkpoint F --pixel 120 80
 
-Into the folder OUT go, for the token under the pixel and a block of the network:
+Writes to the folder OUT, for the token under the pixel and one block of the network:
 
-    groups.png         Which tokens share its group, at short and at long distance?
-    attention.png      What does it attend to, in each head?
-    embedding.png      Which pixels is it made of, by which kernels?
-    position_bias.png  Which offsets does the position bias favour, in each head?
-    features.png       What do the feature maps of all stages look like?
-    attention.html     The attention of every token, block and head, to click through
+    groups.png         the tokens in its group, at short and at long distance
+    attention.png      its attention weights, per head
+    embedding.png      the pixels covered by each kernel of its embedding
+    position_bias.png  the position bias over the offsets, per head
+    features.png       the feature maps of all stages
+    attention.html     an interactive page: attention of every token, block and head
 
-C is any config of a detector, segmentor or classifier with a CrossFormer, or a
-backbone's name such as CrossFormer_S, F its weights in any form that the backbone
-loads. Hooks record the attention: the network runs as usual.
+C is a config of a detector, segmentor or classifier with a CrossFormer, or the name of
+a backbone, such as CrossFormer_S. F is a checkpoint in any format that the backbone
+loads. Hooks record the attention; the network itself is unchanged.
 """
 
 import argparse
@@ -39,14 +39,14 @@ from parts.attention_plots import (
 )
 from parts.output import fail, save_figure
 
-# What the published weights were trained with.
+# The normalization that the published weights were trained with.
 IMAGENET = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
 )
 
 
 def main() -> None:
-    """Run the network once, draw the pictures and write the page."""
+    """Run the network once, save the plots and write the page."""
     args = parse_args()
     config = read_config(args.config)
     config.merge_from_dict(args.cfg_options or {})
@@ -129,7 +129,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """Read a number from 1 on."""
+    """Parse a positive integer."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f'{number} is not positive')
@@ -137,7 +137,7 @@ def positive(text: str) -> int:
 
 
 def read_config(path: Path) -> Config:
-    """Read a config, which must have a backbone; a backbone's name makes one."""
+    """Read a config with a backbone, or make one from a backbone's name."""
     if path.name.startswith('CrossFormer') and not path.suffix:
         backbone = dict(type=path.name)
         return Config(dict(model=dict(backbone=backbone, data_preprocessor=IMAGENET)))
@@ -150,7 +150,7 @@ def read_config(path: Path) -> Config:
 
 
 def build_backbone(config: Config, checkpoint: Path | None) -> CrossFormer:
-    """Build the config's backbone with the weights of the checkpoint, if any."""
+    """Build the config's backbone and load the checkpoint, if any."""
     backbone = MODELS.build(dict(config.model.backbone, init_cfg=None))
     if not isinstance(backbone, CrossFormer):
         fail(f'the backbone is a {type(backbone).__name__}, not a CrossFormer')
@@ -176,9 +176,9 @@ def read_image(path: Path, size: int) -> np.ndarray:
 
 
 def normalize(image: np.ndarray, config: Config) -> Tensor:
-    """Make the network's input of an RGB image: ``[1, 3, H, W]``."""
+    """Return the network's input for an RGB image: ``[1, 3, H, W]``."""
     settings = config.model.get('data_preprocessor') or config.data_preprocessor
-    # MMPretrain calls it to_rgb.
+    # MMPretrain's name is to_rgb.
     if not (settings.get('bgr_to_rgb') or settings.get('to_rgb')):
         image = image[..., ::-1]
     mean, std = (np.array(settings[key], dtype=np.float32) for key in ('mean', 'std'))
@@ -186,7 +186,7 @@ def normalize(image: np.ndarray, config: Config) -> Tensor:
 
 
 def find_block(records: list[list], stage: int, block: int | None) -> tuple[int, int]:
-    """Turn the numbers of the command line to indices of what there is."""
+    """Convert the numbers on the command line to indices and check them."""
     if stage > len(records):
         fail(f'--stage {stage}: the backbone has {len(records)} stages')
     blocks = len(records[stage - 1])

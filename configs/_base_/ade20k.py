@@ -1,4 +1,4 @@
-# ADE20K as in MMSegmentation; ADE20K_ROOT=... in front of a command points elsewhere.
+# ADE20K as in MMSegmentation; the environment variable ADE20K_ROOT sets its folder.
 _base_ = 'mmseg::_base_/datasets/ade20k.py'
 
 data_root = '{{$ADE20K_ROOT:data/ade/ADEChallengeData2016}}'
@@ -6,8 +6,8 @@ train_dataloader = dict(dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 
-# `--tta`: the ratios are of the size tested at, as when the published figures were
-# measured; MMSegmentation 1.x takes them of the image's own size.
+# With `--tta`, the ratios are relative to the test size, as in the published results.
+# In MMSegmentation 1.x they are relative to the size of the image.
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -1,4 +1,4 @@
-# ADE20K, tested at multiples of 32 pixels, as Semantic FPN was.
+# ADE20K, tested at multiples of 32 pixels, as published for Semantic FPN.
 _base_ = 'ade20k.py'
 
 to_multiples = dict(type='ResizeToMultiple', size_divisor=32)

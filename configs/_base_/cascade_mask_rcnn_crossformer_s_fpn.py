@@ -1,5 +1,5 @@
-# Cascade Mask R-CNN with the box heads of Swin's: four convolutions and one linear
-# layer. The published number of parameters, 88.0 M, is that of these heads.
+# Cascade Mask R-CNN with Swin's box heads: four convolutions and one linear layer. Only
+# these heads match the published number of parameters, 88.0 M.
 _base_ = ['mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py', 'crossformer_s.py']
 
 bbox_head = dict(
@@ -17,7 +17,7 @@ bbox_head = dict(
     loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     loss_bbox=dict(type='GIoULoss', loss_weight=10.0),
 )
-# Each stage refines boxes that are closer to the truth than those before.
+# The boxes of each stage are closer to the ground truth than those of the stage before.
 stds = ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
 model = dict(
     backbone=dict(_delete_=True, **_base_.backbone),

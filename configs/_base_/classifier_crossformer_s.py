@@ -1,5 +1,5 @@
-# The published recipe, which is Swin's with gradients clipped: 300 epochs, 8 GPUs of
-# 128 images, AdamW, warm-up of 20 epochs, cosine.
+# The published recipe, that of Swin with gradient clipping: 300 epochs, 8 GPUs with 128
+# images each, AdamW, 20 epochs of warm-up, cosine schedule.
 _base_ = [
     'runtime.py',
     'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py',

@@ -1,4 +1,4 @@
-# COCO 2017 with boxes only, as in MMDetection.
+# coco_instance.py with boxes only.
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 
 data_root = '{{$COCO_ROOT:data/coco}}'

@@ -1,4 +1,4 @@
-# COCO 2017 as in MMDetection; COCO_ROOT=... in front of a command points elsewhere.
+# COCO 2017 as in MMDetection; the environment variable COCO_ROOT sets its folder.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 data_root = '{{$COCO_ROOT:data/coco}}'

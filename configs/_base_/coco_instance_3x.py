@@ -1,5 +1,5 @@
-# COCO 2017 for 36 epochs with a short side of 640 to 800 pixels: MMDetection's 3x,
-# which counts three rounds as an epoch.
+# COCO 2017 for 36 epochs with a short side of 640 to 800 pixels: MMDetection's 3x, in
+# which an epoch is three passes over the data.
 _base_ = 'mmdet::common/ms_3x_coco-instance.py'
 
 data_root = '{{$COCO_ROOT:data/coco}}'

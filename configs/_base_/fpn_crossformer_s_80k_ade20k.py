@@ -1,4 +1,4 @@
-# Semantic FPN on CrossFormer-S with the groups that most networks have.
+# Semantic FPN on CrossFormer-S with the group sizes of most models.
 _base_ = [
     'runtime.py',
     'fpn_crossformer_s.py',

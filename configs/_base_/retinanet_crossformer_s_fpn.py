@@ -1,4 +1,4 @@
-# RetinaNet on the outputs at strides 8, 16 and 32, and two levels on top.
+# RetinaNet on the outputs with strides 8, 16 and 32, plus two extra levels.
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'crossformer_s.py']
 
 model = dict(

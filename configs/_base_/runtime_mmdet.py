@@ -1,4 +1,4 @@
-# The same, and MMDetection's own check that heads and data have the same classes.
+# runtime.py with MMDetection's check that heads and data have the same classes.
 _base_ = 'runtime.py'
 
 custom_hooks = [dict(type='EpochSeedHook'), dict(type='NumClassCheckHook')]

@@ -1,4 +1,4 @@
-# 80,000 iterations of AdamW as published: lr 1e-4, weight decay 1e-4, a batch of 16.
+# 80,000 iterations of AdamW as published: lr 1e-4, weight decay 1e-4, batch of 16.
 _base_ = 'mmseg::_base_/schedules/schedule_80k.py'
 
 optim_wrapper = dict(

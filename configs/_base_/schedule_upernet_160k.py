@@ -1,4 +1,4 @@
-# 160,000 iterations of AdamW as published: lr 6e-5, weight decay 0.01 but on norms, a
+# 160,000 iterations of AdamW as published: lr 6e-5, weight decay 0.01 except on norms,
 # batch of 16 (8 GPUs with 2 images each).
 _base_ = 'mmseg::_base_/schedules/schedule_160k.py'
 

@@ -2,7 +2,7 @@
 _base_ = ['mmseg::_base_/models/upernet_r50.py', 'crossformer_s.py']
 
 model = dict(
-    data_preprocessor=dict(size=(512, 512)),  # of a training crop
+    data_preprocessor=dict(size=(512, 512)),  # training crop
     pretrained=None,
     backbone=dict(_delete_=True, **_base_.backbone),
     decode_head=dict(in_channels=[96, 192, 384, 768], num_classes=150),

@@ -1,8 +1,8 @@
-"""Take docs/images/attention_page.png, a picture of the page that visualize.py writes.
+"""Make docs/images/attention_page.png, a screenshot of the page of visualize.py.
 
     python docs/images/attention_page.py attention.html
 
-Needs Chromium, and playwright, which `make test` installs.
+Needs Chromium and playwright; `make test` installs the latter.
 """
 
 import shutil
@@ -12,11 +12,11 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 PICTURE = Path(__file__).with_suffix('.png')
-TOKEN = 280 / 320, 104 / 320  # as in the Makefile, of the square image's side
+TOKEN = 280 / 320, 104 / 320  # relative position in the image; --pixel in the Makefile
 
 
 def main() -> None:
-    """Choose a stage, a block and a token, and save the view."""
+    """Select a stage, a block and a token, and save a screenshot."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which('chromium'),

@@ -1,6 +1,6 @@
-"""One self-contained HTML page: the attention of every token, block and head.
+"""Write a self-contained HTML page with the attention of every token, block and head.
 
-The page holds the image and all weights, a byte each, so that nothing is computed or
+The page contains the image and all weights, one byte each, so nothing is computed or
 fetched when it is opened. ``attention_page.html`` is its template.
 """
 
@@ -22,14 +22,14 @@ from .attention_plots import QUERY, WEIGHTS, describe
 from .output import complete
 
 TEMPLATE = Path(__file__).with_suffix('.html')
-LIMIT = 150e6  # bytes of weights, which a browser still opens
+LIMIT = 150e6  # bytes of weights that a browser can open
 BATCH = 64  # groups
 
 Records = Sequence[Sequence[AttentionRecord]]
 
 
 def page_size(records: Records) -> int:
-    """Count the bytes of weights that a page of these records would hold."""
+    """Return the number of bytes of weights in a page of these records."""
     size = 0
     for record in _blocks(records):
         groups, tokens = record.groups().shape
@@ -38,7 +38,7 @@ def page_size(records: Records) -> int:
 
 
 def write_page(path: Path, title: str, image: np.ndarray, records: Records) -> Path:
-    """Write the page completely or not at all, in place of an older one.
+    """Write the page completely or not at all, replacing an older one.
 
     Args:
         path (Path): The page.
@@ -66,7 +66,7 @@ def write_page(path: Path, title: str, image: np.ndarray, records: Records) -> P
     page = TEMPLATE.read_text()
     for name, content in {
         'title': html.escape(title),
-        # A file's name could end the script.
+        # A file name could contain </script>.
         'description': json.dumps(description).replace('</', '<\\/'),
         'image': _base64(picture.tobytes()),
         'numbers': _base64(gzip.compress(numbers)),
@@ -97,10 +97,10 @@ def _describe(record: AttentionRecord) -> dict[str, object]:
 
 
 def _weights(record: AttentionRecord) -> bytes:
-    """List the weights as a byte each, relative to the largest of their query.
+    """Return the weights as one byte each, relative to the largest of their query.
 
-    The order is that of ``[groups, queries, heads + 1, keys]``, where the average of
-    all heads comes first.
+    Their layout is ``[groups, queries, heads + 1, keys]``, with the average over all
+    heads first.
     """
     parts = []
     for start in range(0, len(record.groups()), BATCH):

@@ -17,7 +17,7 @@ from crossformer_mm.models.partition import ceil_div
 
 COLUMNS = 7
 WEIGHTS = 'inferno'  # colours of attention weights, dark to bright
-QUERY = '#00e5ff'  # colour of the token that was chosen
+QUERY = '#00e5ff'  # colour of the chosen token
 KERNELS = ('#ffd166', '#ef476f', '#06d6a0', '#4895ef')
 
 Pixel = tuple[int, int]  # row, column
@@ -27,7 +27,7 @@ Token = tuple[int, int]  # row, column
 def plot_groups(
     image: np.ndarray, records: Sequence[AttentionRecord], token: Token
 ) -> Figure:
-    """Highlight the tokens in the group of one token, in each block."""
+    """Highlight the tokens in the group of a token, in each block."""
     figure, panels = _panels(image, len(records), width=4.2)
     for axes, record in zip(panels, records):
         numbers, _ = record.of_token(*token)
@@ -43,14 +43,14 @@ def plot_groups(
 def plot_attention(
     image: np.ndarray, record: AttentionRecord, token: Token, where: str
 ) -> Figure:
-    """Draw how much a token attends to each in its group, by head and on average."""
+    """Draw the attention weights of a token, per head and averaged over heads."""
     numbers, weights = record.of_token(*token)
     maps = {'all heads': weights.mean(0)}
     maps |= {f'head {i}': head for i, head in enumerate(weights, start=1)}
     figure, panels = _panels(image, len(maps), width=1.9)
     grey = (image @ [0.299, 0.587, 0.114])[..., None].repeat(3, axis=2) / 255
     for axes, (title, values) in zip(panels, maps.items()):
-        # Each head has a scale of its own, from 0 to its largest weight.
+        # Each head has its own scale, from 0 to its largest weight.
         painted = _paint(record.shape, numbers, values / values.max(), image.shape)
         colours, alpha = painted[..., :3], painted[..., 3:]
         axes.imshow(grey * 0.45 * (1 - alpha) + colours * alpha)
@@ -69,7 +69,7 @@ def plot_attention(
 def plot_embedding(
     image: np.ndarray, embedding: CrossScaleEmbedding, pixel: Pixel
 ) -> Figure:
-    """Draw the patches that the kernels of the first CEL see around a pixel."""
+    """Draw the patches covered by the kernels of the first CEL around a pixel."""
     stride = embedding.stride
     corner = [place // stride * stride for place in pixel]
     largest = max(conv.kernel_size[0] for conv in embedding.projs)
@@ -78,7 +78,7 @@ def plot_embedding(
     for axes in (whole, near):
         axes.imshow(image)
         axes.axis('off')
-        # The largest first, so that the smaller ones are on top.
+        # Largest first, so that smaller ones are on top.
         for conv, colour in reversed(list(zip(embedding.projs, KERNELS * 2))):
             side, before = conv.kernel_size[0], conv.padding[0]
             label = f'{side} x {side} pixels to {conv.out_channels} channels'
@@ -104,12 +104,12 @@ def plot_embedding(
 
 
 def plot_position_bias(record: AttentionRecord, where: str) -> Figure:
-    """Draw the dynamic position bias over the offsets, one surface per head."""
+    """Draw the position bias over the offsets, one panel per head."""
     table = record.position_bias().numpy()
     rows, cols, interval = record.grouping
     figure, panels = _panels(table[0], len(table), width=1.9)
     limit = abs(table).max()
-    # Edges of the picture: offsets reach from 1 - rows to rows - 1.
+    # Edges of the picture: offsets range from 1 - rows to rows - 1.
     extent = (0.5 - cols, cols - 0.5, rows - 0.5, 0.5 - rows)
     for head, (axes, surface) in enumerate(zip(panels, table), start=1):
         axes.imshow(surface, cmap='RdBu_r', vmin=-limit, vmax=limit, extent=extent)
@@ -133,7 +133,7 @@ def plot_position_bias(record: AttentionRecord, where: str) -> Figure:
 def plot_features(
     image: np.ndarray, outputs: Sequence[Tensor], stages: Sequence[int]
 ) -> Figure:
-    """Draw each feature map: its three principal components as colours, its norm."""
+    """Draw the first three principal components and the norm of each feature map."""
     figure = Figure(
         figsize=(2.6 * (1 + len(outputs)), 5.1 * image.shape[0] / image.shape[1] + 0.6),
         dpi=150,
@@ -147,9 +147,9 @@ def plot_features(
     for axes, output, stage in zip(grid.T[1:], outputs, stages):
         features = output[0].flatten(1).T.double()
         channels, height, width = output.shape[1:]
-        colours = _principal(features).view(height, width, 3).numpy()
+        colours = _principal_components(features).view(height, width, 3).numpy()
         norms = features.norm(dim=1).view(height, width).numpy()
-        # In the image's proportions, for the titles to be in line.
+        # Equal aspect ratios keep the titles aligned.
         axes[0].imshow(_enlarge(colours, image.shape))
         axes[1].imshow(_enlarge(norms, image.shape), cmap='viridis')
         axes[0].set_title(f'stage {stage + 1}: {height} x {width}\n{channels} channels')
@@ -159,7 +159,7 @@ def plot_features(
 
 
 def describe(record: AttentionRecord) -> str:
-    """Name the kind of attention of a block."""
+    """Return a description of the attention of a block."""
     rows, cols, interval = record.grouping
     if interval == 1:
         return f'short-distance attention, {rows} x {cols} neighbours'
@@ -167,7 +167,7 @@ def describe(record: AttentionRecord) -> str:
 
 
 def _panels(image: np.ndarray, count: int, width: float) -> tuple[Figure, list[Axes]]:
-    """Make a grid of panels in the proportions of an image."""
+    """Make a grid of panels with the aspect ratio of an image."""
     rows = ceil_div(count, COLUMNS)
     columns = ceil_div(count, rows)
     height = width * image.shape[0] / image.shape[1] + 0.3
@@ -185,7 +185,7 @@ def _panels(image: np.ndarray, count: int, width: float) -> tuple[Figure, list[A
 def _paint(
     shape: tuple[int, int], numbers: Tensor, values: Tensor, size: Sequence[int]
 ) -> np.ndarray:
-    """Paint values on their tokens: RGBA ``[H, W, 4]``, transparent elsewhere."""
+    """Colour tokens by their values: RGBA ``[H, W, 4]``, transparent elsewhere."""
     colours = np.zeros((shape[0] * shape[1], 4))
     colours[numbers.numpy()] = ScalarMappable(Normalize(0, 1), WEIGHTS).to_rgba(
         values.numpy()
@@ -194,7 +194,7 @@ def _paint(
 
 
 def _enlarge(tokens: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Give each token its cell of pixels, cut to the size of the image."""
+    """Repeat each token over its cell of pixels and crop to the size of the image."""
     cell = _cell(tokens.shape, size)
     pixels = tokens.repeat(cell, axis=0).repeat(cell, axis=1)
     return pixels[: size[0], : size[1]]
@@ -202,7 +202,7 @@ def _enlarge(tokens: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 def _cell(tokens: Sequence[int], size: Sequence[int]) -> int:
     """Return the side of a token in pixels, a power of two."""
-    # The last row of tokens may reach beyond the image.
+    # The last row of tokens may extend beyond the image.
     return 2 ** round(np.log2(size[0] / tokens[0] + size[1] / tokens[1]) - 1)
 
 
@@ -215,11 +215,11 @@ def _frame(
     axes.add_patch(Rectangle(corner, cell, cell, ec=QUERY, fc='none', lw=1.5))
 
 
-def _principal(features: Tensor) -> Tensor:
-    """Project ``[tokens, C]`` on three axes of most variance, scaled to 0 to 1."""
+def _principal_components(features: Tensor) -> Tensor:
+    """Project ``[tokens, C]`` on the first three components, scaled to [0, 1]."""
     centred = features - features.mean(0)
     _, axes = torch.linalg.eigh(centred.T @ centred)
     colours = centred @ axes[:, -3:].flip(1)
-    # A few extreme tokens would leave the others without contrast.
+    # Clip outliers, which would reduce the contrast of the other tokens.
     low, high = (colours.quantile(q, dim=0) for q in (0.01, 0.99))
     return ((colours - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""The part of `benchmark.py` that runs on a GPU, in one process.
+"""The GPU measurements of `benchmark.py`, in one process.
 
-Needs torch and MMEngine only, and the plugin installed or on PYTHONPATH. Swin-T comes
-from torchvision, and is left out where that is not installed.
+Needs only torch, MMEngine and the plugin, installed or on PYTHONPATH. Swin-T comes from
+torchvision and is left out if that is not installed.
 """
 
 import csv
@@ -27,9 +27,9 @@ DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 SHAPES = [(800, 1344), (512, 512)]
 BATCHES = [1, 2, 8]
 BUDGETS = [8, 24, 80]  # GiB
-SECONDS = 0.5  # to repeat a step for
-# N = 704 and 1088 among them: N % 128 = 64 gives NaN with a mask in
-# cuDNN's backward pass (pytorch/pytorch#196678), which is not used here.
+SECONDS = 0.5  # a step is repeated for this long
+# Includes N = 704 and 1088: with N % 128 = 64 and a mask, cuDNN's backward pass gives
+# NaN (pytorch/pytorch#196678). The plugin does not use it.
 GROUPS = [
     Grouping(7, 7, 1),
     Grouping(22, 32, 2),
@@ -40,7 +40,7 @@ COLUMNS = ['network', 'shape', 'batch', 'dtype', 'task', 'ms', 'peak MiB']
 
 
 def networks() -> dict[str, Callable[[], nn.Module]]:
-    """Return what makes the networks, by their names."""
+    """Return a constructor for each network, by name."""
     result: dict[str, Callable[[], nn.Module]] = {
         f'CrossFormer-S {mode}': lambda mode=mode: crossformer_mm.CrossFormer_S(
             lda_mode=mode, **DENSE
@@ -57,7 +57,7 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
 
 
 def run(out: Path, device: str = 'cuda') -> None:
-    """Check gradients, time steps and find the largest batches; write and print it."""
+    """Check gradients, time steps and find the largest batches; print the results."""
     out.mkdir(parents=True, exist_ok=True)
     if device == 'cuda':
         print(f'{torch.cuda.get_device_name()}, torch {torch.__version__}')
@@ -83,11 +83,11 @@ def run(out: Path, device: str = 'cuda') -> None:
 
 
 def check_gradients(device: str) -> Iterator[str]:
-    """Compare blockwise attention with the plain formula: one line per case."""
+    """Compare blockwise attention with the plain formula; yield one line per case."""
     for grouping, (name, dtype) in itertools.product(GROUPS, DTYPES.items()):
         rows, cols, interval = grouping
         torch.manual_seed(0)
-        # A column less than whole windows: there is padding.
+        # One column less than full windows, so that padding is needed.
         qkv = torch.randn(
             1, rows * interval, cols * interval - 1, 3 * 64, device=device
         ).to(dtype)
@@ -104,7 +104,7 @@ def check_gradients(device: str) -> Iterator[str]:
 
 
 def measure(name: str, model: nn.Module, device: str) -> list[list[Any]]:
-    """Time steps of one network."""
+    """Return the rows of timed steps of one network."""
     rows = []
     for shape, batch, dtype in itertools.product(SHAPES, BATCHES, DTYPES):
         for task in ('eval', 'train'):
@@ -119,7 +119,7 @@ def measure(name: str, model: nn.Module, device: str) -> list[list[Any]]:
 
 
 def largest_batches(name: str, model: nn.Module) -> list[list[Any]]:
-    """Find the largest training batch at 800 x 1344 in each budget of memory."""
+    """Return rows with the largest training batch at 800 x 1344 per memory budget."""
     total = torch.cuda.get_device_properties(0).total_memory / 2**30
     rows = []
     for budget in BUDGETS:
@@ -144,7 +144,7 @@ def largest_batches(name: str, model: nn.Module) -> list[list[Any]]:
 
 
 def largest(fits: Callable[[int], bool]) -> int:
-    """Find the largest number that fits, 0 where 1 does not."""
+    """Return the largest number that fits, or 0 if 1 does not."""
     above = 1
     while fits(above):
         above *= 2
@@ -163,7 +163,7 @@ def make_step(
     task: str,
     device: str,
 ) -> Callable[[], None]:
-    """Return a forward pass, in training with the backward pass, under autocast."""
+    """Return a function that runs forward, and backward in training, under autocast."""
     model.train(task == 'train')
     images = torch.rand(batch, 3, *shape, device=device)
     reduced = None if dtype == torch.float32 else dtype
@@ -184,7 +184,7 @@ def make_step(
 
 
 def time_step(step: Callable[[], None], device: str) -> tuple[float, int]:
-    """Return the median of a step in milliseconds and its peak of memory in MiB."""
+    """Return a step's median time in milliseconds and its peak memory in MiB."""
     cuda = torch.cuda if device == 'cuda' else None
     step()
     if cuda:

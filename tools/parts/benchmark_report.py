@@ -1,7 +1,7 @@
-"""The table and the picture of a `benchmark.csv`.
+"""The table and the plot of a `benchmark.csv`.
 
-The picture shows time and memory over the pixels of the image, with the exponent that
-fits them best: 1 is linear.
+The plot shows time and memory over the number of pixels, with the exponent of a fitted
+power law: 1 is linear.
 """
 
 import csv
@@ -21,16 +21,16 @@ from .output import save_figure
 WIDTH = 120
 TASKS = {'eval': 'forward', 'train': 'forward and backward'}
 Rows = list[dict[str, str]]
-# Network, (height, width), task: a median.
+# (network, (height, width), task) to a median.
 Medians = dict[tuple[str, tuple[int, int], str], float]
 
 
 def report(path: Path) -> None:
-    """Print the table of a file of measurements and draw the picture beside it."""
+    """Print the table of a file of measurements and save the plot beside it."""
     with path.open(newline='') as file:
         rows = list(csv.DictReader(file))
     picture = path.with_suffix('.png')
-    # In a file the table is as wide as it needs to be.
+    # Without a terminal, rich would assume 80 columns.
     width = None if sys.stdout.isatty() else WIDTH
     Console(width=width).print(table(rows))
     save_figure(draw(rows), picture)
@@ -38,7 +38,7 @@ def report(path: Path) -> None:
 
 
 def medians(rows: Rows, column: str) -> Medians:
-    """Take the median of a column over the repeats."""
+    """Return the medians of a column over the repeats."""
     values = defaultdict(list)
     for row in rows:
         if row[column]:
@@ -48,7 +48,7 @@ def medians(rows: Rows, column: str) -> Medians:
 
 
 def table(rows: Rows) -> Table:
-    """Tabulate the medians, their ratios to the first network and the rate reached."""
+    """Return a table of medians, their ratios to the first network, and the rates."""
     settings = next(row for row in rows if row['task'] in TASKS)
     seconds, memory = medians(rows, 'seconds'), medians(rows, 'peak_mib')
     macs = medians(rows, 'gmacs')
@@ -82,14 +82,14 @@ def table(rows: Rows) -> Table:
 
 
 def describe(settings: dict[str, str]) -> str:
-    """Name what all measurements have in common."""
+    """Describe the settings shared by all measurements."""
     options = [name for name in ('with_cp', 'compile') if settings[name] == 'True']
     batch = f'batch {settings["batch"]}'
     return ', '.join([settings['device'], settings['dtype'], batch, *options])
 
 
 def draw(rows: Rows) -> Figure:
-    """Draw time and memory over pixels."""
+    """Plot time and memory over the number of pixels."""
     tasks = [task for task in TASKS if any(row['task'] == task for row in rows)]
     networks = list(dict.fromkeys(row['network'] for row in rows if row['network']))
     figure = Figure(figsize=(11, 4.5 * len(tasks)), dpi=150, layout='constrained')
@@ -117,5 +117,5 @@ def draw(rows: Rows) -> Figure:
 
 
 def exponent(pixels: list[float], values: list[float]) -> float:
-    """Fit ``value = a * pixels ** exponent`` by least squares of the logarithms."""
+    """Fit ``value = a * pixels ** exponent`` by least squares in log space."""
     return float(np.polyfit(np.log(pixels), np.log(values), 1)[0])

@@ -1,4 +1,4 @@
-"""Make one measurement of `benchmark.py` in this process and print it as JSON."""
+"""Run one measurement of `benchmark.py` in this process and print it as JSON."""
 
 import json
 import resource
@@ -20,12 +20,12 @@ from .model_cost import flop_counter
 
 Job = dict[str, Any]
 MEBIBYTE = 1024**2
-SECONDS = 2  # to repeat a fast step for
+SECONDS = 2  # a fast step is repeated for this long
 MATRIX = 4096
 
 
 def main() -> None:
-    """Do the job of the command line."""
+    """Run the job given on the command line."""
     job = json.loads(sys.argv[1])
     torch.manual_seed(0)
     tasks = dict(count=count, matmul=matmul, eval=steps, train=steps)
@@ -42,7 +42,7 @@ def count(job: Job) -> Job:
 
 
 def matmul(job: Job) -> Job:
-    """Measure the best rate of a large matrix product, in 10^9 operations a second."""
+    """Measure the best rate of a large matrix product, in GFLOP/s."""
     dtype = getattr(torch, job['dtype'])
     a, b = torch.rand(2, MATRIX, MATRIX).to(dtype)
     seconds = min(time_steps(lambda: a @ b))
@@ -50,9 +50,9 @@ def matmul(job: Job) -> Job:
 
 
 def steps(job: Job) -> Job:
-    """Time a step and measure the peak of the process's resident set, in MiB.
+    """Time a step and measure the peak resident memory of the process, in MiB.
 
-    ``idle_mib`` of it were there before the network.
+    ``idle_mib`` is the resident memory before the network is built.
     """
     idle = psutil.Process().memory_info().rss
     size, dtype = (job['height'], job['width']), getattr(torch, job['dtype'])
@@ -70,14 +70,14 @@ def build(job: Job) -> nn.Module:
     """Build the job's network."""
     network = dict(job['network'])
     accelerate = network.pop('accelerate', False)
-    if job.get('with_cp'):  # not all know it
+    if job.get('with_cp'):  # not supported by all networks
         network['with_cp'] = True
     model = accelerate_cpu(MODELS.build(network), accelerate)
     return torch.compile(model) if job['compile'] else model
 
 
 def time_steps(step: Callable[[], Any]) -> list[float]:
-    """Time a step again and again, after one in which everything is set up."""
+    """Return the times of repeated runs of a step, after a warm-up run."""
 
     def once() -> float:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The table of trainings from which an interrupted comparison goes on."""
+"""Read and write the CSV file from which an interrupted comparison resumes."""
 
 import csv
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what an earlier run wrote, as text."""
+    """Return the rows of an earlier run, if any, with strings as values."""
     if not path.exists():
         return []
     with path.open(newline='') as file:

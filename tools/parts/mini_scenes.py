@@ -1,13 +1,13 @@
 """Draw small scenes of a few everyday objects, with a mask for each.
 
-`make_scene` is a pure function of its seed: a pale background and up to five objects
-that overlap, and for every object the part of it that stays visible. The shapes stand
-for COCO categories; each has an outline and a colour of its own, so that a network
-distinguishes them after a few hundred iterations from scratch.
+`make_scene` depends only on its seed. A scene has a pale background and up to five
+overlapping objects, each with a mask of its visible part. The shapes represent COCO
+categories. Each has its own outline and colour, so that a network learns to distinguish
+them in a few hundred iterations from scratch.
 
-Everything is drawn `SUPERSAMPLE` times too large and averaged down, which gives smooth
-edges; the masks stay at the large scale, so outlines can be read off below one pixel.
-Colours are RGB floats in [0, 1] until the very end.
+Everything is drawn at `SUPERSAMPLE` times the final size and averaged down, which gives
+smooth edges. Masks stay at the larger size, for outlines of subpixel precision. Colours
+are RGB floats in [0, 1] until the final conversion.
 """
 
 import math
@@ -21,10 +21,10 @@ from numpy.random import Generator
 
 SUPERSAMPLE = 2
 MIN_OBJECTS, MAX_OBJECTS = 3, 5
-EXTENT = (0.16, 0.72)  # root of an object's area, relative to the image's side
+EXTENT = (0.16, 0.72)  # square root of an object's area, relative to the image's side
 MAX_RADIUS = 0.48  # relative to the image's side
 MAX_TURN = 0.15  # rad
-MIN_VISIBLE = 0.9  # of an object's own area
+MIN_VISIBLE = 0.9  # fraction of an object's area
 RIM = 0.015  # width of the darker rim, relative to the image's side
 TRIES = 10  # places to try before an object is left out
 
@@ -41,13 +41,13 @@ BROWN: Colour = (0.42, 0.25, 0.13)
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and what can be seen in it.
+    """An image and its objects.
 
     Attributes:
         image: RGB, uint8, `[size, size, 3]`.
         objects: From back to front, class name and visible part: a boolean mask
             without holes, `[size * SUPERSAMPLE, size * SUPERSAMPLE]`.
-        background: Its pattern, one of `PATTERNS`.
+        background: Pattern of the background, one of `PATTERNS`.
     """
 
     image: np.ndarray
@@ -57,12 +57,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Shape:
-    """How one class looks inside the unit disc, `u` to the right and `v` down.
+    """The appearance of a class inside the unit disc, `u` to the right and `v` down.
 
     Attributes:
-        outline: From `(u, v)` to a boolean mask without holes.
-        colour: Of what no detail covers.
-        details: From `(u, v)` to pairs of a mask and its colour, painted in order.
+        outline: Maps `(u, v)` to a boolean mask without holes.
+        colour: Colour of the parts without details.
+        details: Maps `(u, v)` to pairs of a mask and its colour, painted in order.
     """
 
     outline: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -71,10 +71,10 @@ class Shape:
 
 
 def make_scene(seed: int | list[int], size: int) -> Scene:
-    """Draw the scene that belongs to a seed.
+    """Draw the scene of a seed.
 
     Args:
-        seed: What `numpy.random.default_rng` takes; equal seeds give equal scenes.
+        seed: Seed for `numpy.random.default_rng`; equal seeds give equal scenes.
         size: Side of the square image in pixels.
     """
     rng = np.random.default_rng(seed)
@@ -98,7 +98,7 @@ def make_scene(seed: int | list[int], size: int) -> Scene:
                 areas.append(mask.sum())
                 break
     image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
-    image += rng.normal(0, 0.01, image.shape)  # the grain of a camera
+    image += rng.normal(0, 0.01, image.shape)  # sensor noise
     image = (image.clip(0, 1) * 255).round().astype(np.uint8)
     objects = [(name, owner == i) for i, name in enumerate(names, start=1)]
     return Scene(image, objects, pattern)
@@ -106,7 +106,7 @@ def make_scene(seed: int | list[int], size: int) -> Scene:
 
 @cache
 def _unit_extent(name: str) -> float:
-    """Return the root of a shape's area where the radius is 1."""
+    """Return the square root of a shape's area at radius 1."""
     v, u = np.mgrid[-1:1:200j, -1:1:200j]
     return 2 * math.sqrt(SHAPES[name].outline(u, v).mean())
 
@@ -114,7 +114,7 @@ def _unit_extent(name: str) -> float:
 def _random_place(
     side: int, radius: float, rng: Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the canvas in an object's coordinates, the object wholly on the canvas."""
+    """Return the canvas in the coordinates of an object at a random place inside it."""
     x, y = rng.uniform(radius, 1 - radius, 2)
     turn = rng.uniform(-MAX_TURN, MAX_TURN)
     rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side
@@ -126,9 +126,9 @@ def _random_place(
 
 
 def _all_well_visible(owner: np.ndarray, areas: list[int]) -> bool:
-    """Return whether enough of every object is visible, and without a hole.
+    """Return whether enough of every object is visible, without holes.
 
-    Polygons cannot say 'hole'.
+    COCO's polygons cannot represent holes.
     """
     for number, area in enumerate(areas, start=1):
         visible = owner == number
@@ -145,7 +145,7 @@ def _all_well_visible(owner: np.ndarray, areas: list[int]) -> bool:
 def _paint(
     shape: Shape, u: np.ndarray, v: np.ndarray, mask: np.ndarray, rng: Generator
 ) -> np.ndarray:
-    """Return the object's colours all over the canvas: lit from above, with a rim."""
+    """Return the object's colours on the canvas, lit from above and with a dark rim."""
     picture = np.full((*u.shape, 3), shape.colour, np.float32)
     for part, colour in shape.details(u, v):
         picture[part] = colour
@@ -159,14 +159,14 @@ def _paint(
 
 
 def _octagon_radius(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return a distance from the centre that is equal all along an octagon."""
+    """Return a distance from the centre that is constant along an octagon."""
     straight = np.maximum(np.abs(u), np.abs(v))
     oblique = (np.abs(u) + np.abs(v)) / 2**0.5
     return np.maximum(straight, oblique) / math.cos(math.pi / 8)
 
 
 def _banana_coordinates(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the position along the bend (the fruit: -1 to 1) and across it."""
+    """Return the position along the bend (-1 to 1 in the banana) and across it."""
     down = v - 0.55
     return np.arctan2(u, -down) / 1.3, np.hypot(u, down) - 0.8
 
@@ -217,7 +217,7 @@ PATTERNS = ('gradient', 'stripes', 'tiles')
 
 
 def _background(side: int, rng: Generator) -> tuple[np.ndarray, str]:
-    """Blend two pale colours by one of several patterns, at any angle."""
+    """Blend two pale colours in a random pattern at a random angle."""
     rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side - 0.5
     angle = rng.uniform(0, 2 * math.pi)
     across = columns * math.cos(angle) + rows * math.sin(angle)

@@ -1,4 +1,4 @@
-"""Arguments and files of the commands that make a small data set."""
+"""Arguments and files of the commands that make small data sets."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ JPEG_QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
 def parse_args(description: str) -> argparse.Namespace:
-    """Read the command line: OUT, and the number and size of the images."""
+    """Parse the command line: OUT, and the number and size of the images."""
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -29,7 +29,7 @@ def parse_args(description: str) -> argparse.Namespace:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers for argparse that refuses smaller ones."""
+    """Return an argparse type for integers that are not below a minimum."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -41,7 +41,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder to fill; it becomes ``out`` when it is complete."""
+    """Yield a temporary folder to fill; rename it to ``out`` when it is complete."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         fail(f'{out} already holds something: move it or name another folder')
     with complete(out) as folder:

@@ -1,4 +1,4 @@
-"""Read a config and count operations, for the commands that measure cost."""
+"""Load a config and count operations, for the commands that measure costs."""
 
 import argparse
 from pathlib import Path
@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import crossformer_mm  # noqa: F401 - registers the backbones
 
-# The CPU's kernel, which torch's counter does not know; torch 2.1 has none of its own.
+# The CPU kernel, which torch's counter does not support; torch 2.1 has no such kernel.
 CPU_ATTENTION = '_scaled_dot_product_flash_attention_for_cpu'
 
 
 def cost_parser(description: str) -> argparse.ArgumentParser:
-    """Make a parser of CONFIG, the size of the image and changes of the config."""
+    """Return a parser for CONFIG, the image size and changes of the config."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', metavar='CONFIG', type=Path)
     parser.add_argument(
@@ -38,7 +38,7 @@ def cost_parser(description: str) -> argparse.ArgumentParser:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config with its changes and enter its scope."""
+    """Load the config, apply its changes and enter its scope."""
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     init_default_scope(cfg.default_scope)
@@ -46,7 +46,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Make torch's counter, which counts attention on a CPU as well."""
+    """Return torch's FLOP counter, extended by attention on a CPU."""
     kernel = getattr(torch.ops.aten, CPU_ATTENTION, None)
     mapping = {kernel: attention_flops} if kernel else {}
     return FlopCounterMode(display=False, custom_mapping=mapping)
@@ -55,5 +55,5 @@ def flop_counter() -> FlopCounterMode:
 def attention_flops(
     query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
 ) -> int:
-    """Count an attention by the shapes of its arguments."""
+    """Return the FLOPs of attention from the shapes of its arguments."""
     return sdpa_flop_count(query, key, value)

@@ -1,4 +1,4 @@
-"""How far an ONNX file agrees with the network that it was made of."""
+"""Compare an ONNX file with the network from which it was exported."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ SIZES = ((64, 96), (160, 224), (233, 171))
 
 
 def load(cfg: Config, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a network and load its weights, all of them."""
+    """Build a network and load its complete weights."""
     scope = cfg.get('default_scope')
     if scope not in ('mmdet', 'mmseg'):
         fail(f'the config is for {scope}: a detector or a segmentor is needed')
@@ -37,7 +37,7 @@ def load(cfg: Config, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Load a file on as many threads as PyTorch has."""
+    """Load a file, with as many threads as PyTorch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
@@ -49,11 +49,11 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 def compare(
     model: nn.Module, session: onnxruntime.InferenceSession, size: tuple[int, int]
 ) -> tuple[str, float]:
-    """Run an image of a size through both.
+    """Run both on an image of the given size.
 
     Returns:
-        tuple: A line that says how far they agree, and the share of the labels, or of
-        the boxes, that do.
+        tuple: A line that reports the agreement, and the fraction of the labels, or of
+        the boxes, that agree.
     """
     image = draw_image(*size)
     start = time.perf_counter()
@@ -74,7 +74,7 @@ def compare(
 
 
 def draw_image(height: int, width: int) -> np.ndarray:
-    """Draw discs of all colours on a ground of soft ones: ``[3, H, W]``, uint8."""
+    """Draw random discs on a smooth random background: ``[3, H, W]``, uint8."""
     draw = np.random.default_rng(height * 10000 + width)
     soft = draw.integers(0, 256, (8, 8, 3)).astype(np.uint8)
     image = cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -87,7 +87,7 @@ def draw_image(height: int, width: int) -> np.ndarray:
 
 @torch.no_grad()
 def predict(model: nn.Module, image: Tensor) -> list[Any]:
-    """Run MMDetection's or MMSegmentation's own test step, at the size as it is."""
+    """Run MMDetection's or MMSegmentation's test step without resizing."""
     shape = tuple(image.shape[1:])
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1, 1))
     if hasattr(model, 'decode_head'):
@@ -100,7 +100,7 @@ def predict(model: nn.Module, image: Tensor) -> list[Any]:
 def match(
     found: list[np.ndarray], theirs: dict[str, Any], size: tuple[int, int]
 ) -> tuple[str, float]:
-    """Match boxes one to one; report how many match, and how far apart they are."""
+    """Match boxes one to one; report the number of matches and their differences."""
     boxes, scores, labels, *masks = found
     free, pairs = set(range(len(boxes))), []
     for i, box in enumerate(theirs['bboxes']):
@@ -141,8 +141,9 @@ def compare_masks(
     """Compare the masks of matched boxes, pasted into the image.
 
     Returns:
-        tuple: The least IoU, how many pixels differ there, of how many, and how far
-        from the threshold of 0.5 the probability of any pixel is that differs.
+        tuple: The lowest IoU, the number of differing pixels of that pair and of pixels
+        in its union, and, over all differing pixels, the largest distance of the
+        probability from the threshold of 0.5.
     """
     worst, margin = (1.0, 0, 0), 0.0
     boxes, _, _, masks = map(torch.from_numpy, found)
@@ -158,7 +159,7 @@ def compare_masks(
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Paste masks ``[N, 28, 28]`` into images of a size: probabilities."""
+    """Paste masks ``[N, 28, 28]`` into images of a size; return probabilities."""
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
     return _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)[0]

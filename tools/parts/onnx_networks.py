@@ -1,7 +1,8 @@
-"""What `export_onnx.py` exports: whole networks, from the image to the results.
+"""Networks for `export_onnx.py`, from the input image to the final results.
 
-Each repeats the test path of MMDetection or MMSegmentation with the network's own
-modules. `at_any_size` exchanges the forward methods that fix the size of the example.
+Each reimplements the test path of MMDetection or MMSegmentation with the modules of the
+model. `exportable_forwards` replaces forward methods that would fix the image size to
+that of the example.
 """
 
 from collections.abc import Iterator
@@ -21,16 +22,16 @@ COVERED = (
     'covered are segmentors of mmseg in whole mode, one-stage detectors with the test '
     'path of RetinaNet (ATSS, FCOS), Mask R-CNN, Faster R-CNN and their Cascades'
 )
-OPSET = 18  # the lowest that torch's exporter writes
-LEAST_SIDE = 64  # of an image
+OPSET = 18  # the lowest that torch's exporter supports
+LEAST_SIDE = 64  # of an image, in pixels
 
 
 class NotCovered(Exception):
-    """A network, or a setting of it, that cannot be exported."""
+    """Raised for a network or a setting that cannot be exported."""
 
 
 class Segmentor(nn.Module):
-    """Images ``[B, 3, H, W]`` to labels ``[B, H, W]`` and optionally scores."""
+    """Map images ``[B, 3, H, W]`` to labels ``[B, H, W]`` and optionally scores."""
 
     def __init__(self, model: nn.Module, with_scores: bool) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Segmentor(nn.Module):
         self.outputs = ['labels', 'scores'][: 1 + with_scores]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Segment images."""
+        """Return labels, and scores if requested."""
         x = normalize(self.model.data_preprocessor, images)
         x = self.model.encode_decode(x, [dict(img_shape=x.shape[2:])])
         if self.model.out_channels == 1:
@@ -56,7 +57,7 @@ class Segmentor(nn.Module):
 
 
 class Detector(nn.Module):
-    """An image ``[1, 3, H, W]`` to the boxes of a one-stage detector."""
+    """Map an image ``[1, 3, H, W]`` to the boxes of a one-stage detector."""
 
     outputs = ['boxes', 'scores', 'labels']
 
@@ -67,7 +68,7 @@ class Detector(nn.Module):
         self.score_threshold = head.test_cfg.score_thr
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Detect objects: boxes ``[N, 4]``, scores and labels ``[N]``."""
+        """Return boxes ``[N, 4]``, scores ``[N]`` and labels ``[N]``."""
         head, size = self.model.bbox_head, images.shape[2:]
         found = candidates(head, self.features(images), size)
         return suppress(*found, head.test_cfg)
@@ -77,8 +78,8 @@ class Detector(nn.Module):
         before = self.model.data_preprocessor
         x, divisor = normalize(before, images), before.pad_size_divisor
         height, width = x.shape[2:]
-        # As plain symbols: the exporter assumes nothing of them, so that a level may
-        # have one pixel, and a map may be smaller than a group.
+        # Use plain symbols: the exporter makes no assumptions about them, so a level
+        # may have one pixel, and a map may be smaller than a group.
         least = ceil_div(LEAST_SIDE, divisor)
         down, across = (
             as_size(torch.scalar_tensor(ceil_div(n, divisor)), least)
@@ -89,19 +90,19 @@ class Detector(nn.Module):
 
 
 class TwoStageDetector(Detector):
-    """An image to the boxes, and masks if there are, of a (Cascade) R-CNN."""
+    """Map an image to the boxes, and masks if any, of a (Cascade) R-CNN."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.outputs = Detector.outputs + ['masks'] * model.roi_head.with_mask
 
     def stages(self, part: str) -> list[nn.Module]:
-        """List the heads or extractors of all stages."""
+        """Return the heads or extractors of all stages."""
         found = getattr(self.model.roi_head, part)
         return list(found) if isinstance(found, nn.ModuleList) else [found]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Detect objects, as :class:`Detector`, and masks ``[N, 28, 28]``."""
+        """Return the outputs of :class:`Detector`, and masks ``[N, 28, 28]``."""
         rpn, cfg = self.model.rpn_head, self.model.roi_head.test_cfg
         size, maps = images.shape[2:], self.features(images)
         boxes, _, _ = suppress(*candidates(rpn, maps, size), rpn.test_cfg)
@@ -126,7 +127,7 @@ class TwoStageDetector(Detector):
         return *found, self.masks(maps, found[0], found[2])
 
     def masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
-        """Return the probability that each point of a box is in the object."""
+        """Return the probability that each point of a box belongs to the object."""
         masks = []
         for head, extractor in zip(
             self.stages('mask_head'), self.stages('mask_roi_extractor')
@@ -139,10 +140,10 @@ class TwoStageDetector(Detector):
 
 
 def whole_network(model: nn.Module, with_scores: bool) -> nn.Module:
-    """Wrap a network from the image to the results.
+    """Wrap a model as a network from the image to the results.
 
     Raises:
-        NotCovered: If there is no wrapper for the network.
+        NotCovered: If there is no wrapper for the model.
     """
     if hasattr(model, 'decode_head'):
         return Segmentor(model, with_scores)
@@ -171,8 +172,8 @@ def whole_network(model: nn.Module, with_scores: bool) -> nn.Module:
 
 
 def normalize(before: nn.Module, images: Tensor) -> Tensor:
-    """Normalize images ``[B, 3, H, W]`` as a data preprocessor does."""
-    # The names in MMDetection and in MMSegmentation.
+    """Normalize images ``[B, 3, H, W]`` like a data preprocessor."""
+    # The names in MMDetection and MMSegmentation.
     if any(
         getattr(before, name, False)
         for name in ('_channel_conversion', 'channel_conversion')
@@ -184,9 +185,9 @@ def normalize(before: nn.Module, images: Tensor) -> Tensor:
 def candidates(
     head: nn.Module, maps: tuple[Tensor, ...], size: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the best boxes of each level, their scores and labels.
+    """Return the best boxes of each level with their scores and labels.
 
-    The labels of an RPN are the levels: boxes suppress only those of their own level.
+    The labels of an RPN are the levels, so that NMS is applied per level.
     """
     cfg, classes = head.test_cfg, head.cls_out_channels
     outputs = list(zip(*head(maps)))  # by level
@@ -218,8 +219,8 @@ def candidates(
 def suppress(
     boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Suppress boxes of the same label; boxes with a negative score are none."""
-    # As in mmcv's batched_nms, a shift by label keeps labels apart.
+    """Apply NMS per label; ignore boxes with a negative score."""
+    # As in mmcv's batched_nms, boxes are shifted by label to separate the labels.
     there = torch.where(scores[:, None] > 0, boxes, 0)
     shifted = boxes + labels[:, None] * (there.max() + 1)
     limits = [cfg.max_per_img], [cfg.nms.iou_threshold], [0.0]
@@ -227,7 +228,7 @@ def suppress(
         'NonMaxSuppression',
         (shifted[None], scores[None, None], *map(torch.tensor, limits)),
         dtype=torch.int64,
-        shape=(as_size(scores.count_nonzero()), 3),  # the length is known below
+        shape=(as_size(scores.count_nonzero()), 3),  # corrected below
         version=OPSET,
     )
     shape = torch.onnx.ops.symbolic(
@@ -238,7 +239,7 @@ def suppress(
 
 
 def extract(extractor: nn.Module, maps: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
-    """Pool boxes ``[N, 4]`` from the levels that an extractor chooses."""
+    """Pool boxes ``[N, 4]`` from the levels selected by an extractor."""
     layers = extractor.roi_layers
     levels = extractor.map_roi_levels(F.pad(boxes, (1, 0)), len(layers))
     height, width = layers[0].output_size
@@ -264,13 +265,13 @@ def extract(extractor: nn.Module, maps: tuple[Tensor, ...], boxes: Tensor) -> Te
     return out
 
 
-# What takes the place of forward methods that would fix the size of the example.
+# Replacements for forward methods that would fix the image size.
 
 
 def as_size(number: Tensor, least: int = 1) -> int:
-    """Return a number as a size that torch.export takes for a plain symbol.
+    """Return a number as a size that torch.export treats as a plain symbol.
 
-    A formula of the image's sizes would cost it minutes.
+    A symbolic expression of the image's size would slow the export by minutes.
     """
     size = number.to(torch.int64).item()
     torch._check(size >= least)
@@ -278,13 +279,13 @@ def as_size(number: Tensor, least: int = 1) -> int:
 
 
 def group_attention(self: GroupAttention, x: Tensor, grouping: Grouping) -> Tensor:
-    """Attend as `GroupAttention` does; the groups are gathered by place, not cut."""
+    """Compute `GroupAttention`, with groups formed by indexing instead of reshaping."""
     batch, height, width, channels = x.shape
     numbers = [torch.scalar_tensor(n, dtype=torch.int64) for n in grouping]
     rows, cols, interval = map(as_size, numbers)
 
     def cut(length: int, side: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Return the group and the place in it along one side, and the groups."""
+        """Return each position's group, its index in the group, and the group count."""
         interval, at = numbers[2], torch.arange(length)
         window = side * interval
         count = as_size((length + window - 1) // window * interval)
@@ -295,7 +296,7 @@ def group_attention(self: GroupAttention, x: Tensor, grouping: Grouping) -> Tens
     groups, tokens = tall * wide, rows * cols
     place = (down[:, None] * wide + across) * tokens + row[:, None] * cols + col
     place = place.flatten()
-    # What is in each place: a token of the map, counted from 1, or padding.
+    # The token at each place, counted from 1; 0 is padding.
     order = torch.zeros(groups * tokens, dtype=torch.int64)
     order = order.scatter(0, place, torch.arange(1, height * width + 1))
     qkv = F.pad(self.qkv(x).flatten(1, 2), (0, 0, 1, 0)).index_select(1, order)
@@ -313,7 +314,7 @@ def group_attention(self: GroupAttention, x: Tensor, grouping: Grouping) -> Tens
 
 
 def adaptive_average(self: nn.AdaptiveAvgPool2d, x: Tensor) -> Tensor:
-    """Average over parts of any size, as a product with a matrix on each side."""
+    """Compute adaptive average pooling as a matrix product along each side."""
     sides = self.output_size
     sides = (sides, sides) if isinstance(sides, int) else sides
     matrices = []
@@ -325,19 +326,19 @@ def adaptive_average(self: nn.AdaptiveAvgPool2d, x: Tensor) -> Tensor:
 
 
 def upsample(self: nn.Module, x: Tensor) -> Tensor:
-    """Resize as mmseg's `Upsample`, without the int() that fixes the size."""
+    """Compute mmseg's `Upsample` without the int() that fixes the size."""
     return F.interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
 
 
 @contextmanager
 def exportable_forwards() -> Iterator[None]:
-    """Exchange the forward methods for those above."""
+    """Replace the forward methods by those above."""
     forwards = {GroupAttention: group_attention, nn.AdaptiveAvgPool2d: adaptive_average}
     try:
         from mmseg.models.utils.wrappers import Upsample
 
         forwards[Upsample] = upsample
-    except ImportError:  # a detector needs no MMSegmentation
+    except ImportError:  # detectors do not need MMSegmentation
         pass
     with ExitStack() as stack:
         for module, forward in forwards.items():

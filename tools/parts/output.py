@@ -1,4 +1,4 @@
-"""How commands fail with a message, write files and save figures."""
+"""Fail with a message, write files completely or not at all, and save figures."""
 
 import sys
 from collections.abc import Iterator
@@ -7,21 +7,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NoReturn
 
-if TYPE_CHECKING:  # most commands draw nothing
+if TYPE_CHECKING:  # most commands do not need matplotlib
     from matplotlib.figure import Figure
 
 
 def fail(message: str) -> NoReturn:
-    """End the command with exit code 1 and a message on stderr."""
+    """Exit with code 1 and a message on stderr."""
     sys.exit(f'{Path(sys.argv[0]).stem}: {message}')
 
 
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
-    """Yield where to write a file or folder; move it to ``path`` when it is complete.
+    """Yield a temporary path to write; move it to ``path`` when it is complete.
 
-    After an error nothing is written, and an older file stays. What is written beside
-    the yielded path moves as well.
+    After an error nothing is written and an older file is kept. Files written beside
+    the yielded path are moved as well.
     """
     target = path.resolve()
     try:

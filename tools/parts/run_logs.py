@@ -1,4 +1,4 @@
-"""Read what MMEngine logged of a training and a test."""
+"""Read MMEngine's logs of a training and a test."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 def run_parser(documentation: str) -> argparse.ArgumentParser:
-    """Make a parser of WORK_DIR and CONFIG whose help is all of a tool's docstring."""
+    """Return a parser for WORK_DIR and CONFIG with a tool's docstring as its help."""
     parser = argparse.ArgumentParser(
         description=documentation,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -28,17 +28,17 @@ def run_parser(documentation: str) -> argparse.ArgumentParser:
 
 
 def read_training(work_dir: Path) -> tuple[list[Record], list[Record]]:
-    """Read the newest training, all its parts: its steps and its evaluations.
+    """Return the steps and evaluations of the newest training, with all resumed parts.
 
-    A step of an evaluation may count epochs; here each gets the iteration of the last
-    training record before it.
+    The step of an evaluation may be an epoch; here it is replaced by the iteration of
+    the last training record before it.
     """
     training: list[Record] = []
     evaluations: list[Record] = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json'), reverse=True):
         steps, values = read_scalars(path)
-        # Where this part begins, the one before it ends: it may have run on for a
-        # while after its last checkpoint.
+        # Drop records of the previous part from where this part resumed: the training
+        # may have continued for some iterations after its last checkpoint.
         end = training[0]['step'] if training else float('inf')
         training = [record for record in steps if record['step'] < end] + training
         evaluations = [r for r in values if r['step'] < end] + evaluations
@@ -53,7 +53,7 @@ def read_training(work_dir: Path) -> tuple[list[Record], list[Record]]:
 
 
 def read_scalars(path: Path) -> tuple[list[Record], list[Record]]:
-    """Read what one process logged: its steps and its evaluations."""
+    """Return the steps and evaluations in one log file."""
     training: list[Record] = []
     evaluations: list[Record] = []
     for record in map(json.loads, path.read_text().splitlines()):
@@ -65,7 +65,7 @@ def read_scalars(path: Path) -> tuple[list[Record], list[Record]]:
 
 
 def is_resumed(config: Path) -> bool:
-    """Return whether the config beside a log resumed another training."""
+    """Return whether the training with this config resumed another one."""
     if not config.is_file():
         return False
     return bool(Config.fromfile(config, import_custom_modules=False).get('resume'))
@@ -74,13 +74,14 @@ def is_resumed(config: Path) -> bool:
 def find_test(
     work_dir: Path, config: Path, project: str, predictions: Path
 ) -> tuple[Path, Record]:
-    """Find the newest test and what it measured.
+    """Find the newest test and its metrics.
 
     Args:
-        work_dir: The folder that training and test wrote into.
+        work_dir: The folder of the training and the test.
         config: The config that was tested.
         project: The name of its project for mim.
-        predictions: What the test should have written by ``--out``.
+        predictions: The file or folder that the test should have written with
+            ``--out``.
 
     Returns:
         The test's folder and its metrics.

@@ -1,6 +1,6 @@
 """Colours, legends and axes of the plots of runs.
 
-The pictures are made for a page: their text can be read at half their size.
+Fonts are large enough for figures that are shown at half size on a page.
 """
 
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-# Okabe and Ito's, distinct to people with any kind of colour vision.
+# The colour-blind safe palette of Okabe and Ito.
 HUES = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442')
 DASHES = ('-', '--', ':', '-.')
-WIDTH = 11  # inches of a picture
+WIDTH = 11  # of a figure, in inches
 FONT = 13  # points
-LINE = 0.3  # inches of a line in a legend
+LINE = 0.3  # height of a line in a legend, in inches
 
 
 def palette(count: int) -> list[str]:
-    """Return as many different colours: the hues, then darker and lighter ones."""
+    """Return distinct colours: the hues, then darker and lighter versions of them."""
     rounds = -(-count // len(HUES))
     colours = []
     for number in range(rounds):
-        # 0, a step to black, a step to white, two steps to black, ...
+        # 0, one step towards black, one towards white, two towards black, ...
         share = 0.65 * ((number + 1) // 2) / max(1, rounds // 2)
         target = np.full(3, number % 2 == 0, dtype=float)
         mixed = [(1 - share) * np.array(to_rgb(hue)) + share * target for hue in HUES]
@@ -33,12 +33,12 @@ def palette(count: int) -> list[str]:
 
 
 def text_colour(background: str) -> str:
-    """Return black or white, whichever can be read on a colour."""
+    """Return black or white, whichever is readable on a background."""
     return 'black' if np.dot(to_rgb(background), (0.3, 0.59, 0.11)) > 0.5 else 'white'
 
 
 def curve_axes(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """Make axes over the iterations, side by side."""
+    """Make axes side by side with the iteration as x."""
     figure = Figure(figsize=(WIDTH, 5.2), dpi=160, layout='constrained')
     panels = list(figure.subplots(1, len(titles), squeeze=False)[0])
     for axes, title in zip(panels, titles):
@@ -51,7 +51,7 @@ def curve_axes(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 
 def legend_below(axes: Axes, columns: int) -> None:
-    """Explain the lines below the axes, where they cover no data."""
+    """Add a legend below the axes, where it covers no data."""
     if axes.lines:
         axes.legend(
             loc='upper center',
@@ -65,15 +65,16 @@ def legend_below(axes: Axes, columns: int) -> None:
 def image_grid(
     sizes: Sequence[tuple[int, int]], titles: Sequence[str], legend: Sequence[str]
 ) -> tuple[Figure, np.ndarray]:
-    """Make a row of panels for each two images, in the images' proportions.
+    """Make a grid of panels with two images per row, in the images' aspect ratios.
 
     Args:
         sizes: Height and width of each image.
-        titles: Of an image's panels.
-        legend: What the legend will hold.
+        titles: Titles of the panels of an image.
+        legend: Labels of the legend, for which space is reserved.
 
     Returns:
-        The figure and its panels, ``[images or one more, panels of an image]``.
+        The figure and its panels, ``[images, panels of an image]``; the last row is
+        unused if the number of images is odd.
     """
     rows, columns = -(-len(sizes) // 2), 2 * len(titles)
     width = WIDTH / columns
@@ -93,7 +94,7 @@ def image_grid(
     )
     for axes in grid.flat:
         axes.axis('off')
-        axes.set_anchor('N')  # titles in line, also of images of other shapes
+        axes.set_anchor('N')  # aligns the titles of images of different shapes
     for axes, title in zip(grid[0], list(titles) * 2):
         axes.set_title(title, fontsize=FONT)
     return figure, grid.reshape(-1, len(titles))
@@ -105,7 +106,7 @@ def aspect_ratio(image: np.ndarray) -> float:
 
 
 def figure_legend(figure: Figure, patches: Sequence[Patch]) -> None:
-    """Explain the colours below the panels."""
+    """Add a legend of the colours below the panels."""
     if patches:
         figure.legend(
             handles=patches,
@@ -117,7 +118,7 @@ def figure_legend(figure: Figure, patches: Sequence[Patch]) -> None:
 
 
 def legend_columns(labels: Sequence[str]) -> int:
-    """Return how many columns of labels fit beside each other."""
-    # A letter is half as wide as the font is high; a patch takes nine of them.
+    """Return the number of columns of labels that fit side by side."""
+    # A letter is about half as wide as the font is high; a patch takes nine letters.
     letters = WIDTH * 72 / ((FONT - 1) * 0.58)
     return max(1, min(len(labels), int(letters // (max(map(len, labels)) + 9))))
