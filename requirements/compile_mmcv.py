@@ -27,7 +27,7 @@ from pins import Pins, compute_capability, installed_stack
 FLAGS = '-Wsign-compare -DNDEBUG -g0 -fwrapv -O3 -Wall'
 HEADER = """
 #ifdef __clang__
-#error "clang refuses a precompiled header that does not fit, gcc passes over it"
+#error "clang rejects an unsuitable precompiled header, gcc ignores it"
 #else
 #include <torch/types.h>
 #endif

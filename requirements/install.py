@@ -108,7 +108,7 @@ def install_torch(pins: Pins, gpu: str) -> None:
         # PyTorch's index may be unreachable while pip's index has the CPU build.
         if call(pip(*pins.torch(gpu), *constraints, '--retries', '1')) == 0:
             return
-        say('  It is not to be had here for this Python. The CUDA build works as well.')
+        say('  There is no CPU build for this Python. The CUDA build works as well.')
         check_disk(CUDA)
     say(f'- torch {version} for CUDA, a download of 3 GB')
     run(pip(*pins.torch('any'), *constraints))
@@ -133,7 +133,7 @@ def install_rest(pins: Pins) -> None:
 
 def verify(pins: Pins) -> None:
     """Stop unless the packages of the stack can be imported."""
-    say('- first import of it all: 10 s')
+    say('- import of all packages: 10 s')
     modules = pins.note(r'^# Must import: (.+)$')
     run([str(PYTHON), '-W', 'ignore', '-c', f'import {modules}'])
 

@@ -89,7 +89,7 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add('data', metavar='DATA', type=Path, help='what make_mini_digits.py made')
+    add('data', metavar='DATA', type=Path, help='output of make_mini_digits.py')
     add('--out', type=Path, default=Path('work_dirs/ablation'), help='folder')
     add('--seeds', metavar='N', type=int, default=3, help='trainings of each variant')
     add('--epochs', metavar='N', type=int, default=4, help='of each training')

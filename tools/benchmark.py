@@ -126,7 +126,7 @@ def parse_args() -> argparse.Namespace:
 def shape(text: str) -> tuple[int, int]:
     """Parse a size such as 800x1344."""
     if not re.fullmatch(r'\d+x\d+', text):
-        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 800x1344')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a size such as 800x1344')
     height, width = map(int, text.split('x'))
     return height, width
 

@@ -114,8 +114,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--block',
         type=positive,
-        help='counted from 1; odd ones attend at short distance, even ones at long '
-        'distance (default: 2, or 1 in a stage of one block)',
+        help='counted from 1; odd blocks do short-distance attention, even blocks '
+        'long-distance attention (default: 2, or 1 in a stage of one block)',
     )
     parser.add_argument(
         '--cfg-options',

@@ -411,11 +411,6 @@ add('tensors', INVALID_WEIGHTS, save_invalid_weight)
 # NumPy arrays and the log
 
 
-def dtype_with(*state, code='f8'):
-    """Return a forged NumPy dtype."""
-    return Calls(np.dtype, code), state
-
-
 class Builds:
     """Is pickled as a call and a state."""
 

@@ -119,7 +119,7 @@ def test_paths_are_checked_with_the_file_client(reader, coco):
 def test_classes_given_as_a_string(coco):
     message = r"metainfo.classes is the text 'kite'.*classes=\('kite',\)"
     with pytest.raises(ValueError, match=message):
-        check(data_root=str(coco), metainfo=dict(classes=('kite')))  # noqa: RUF
+        check(data_root=str(coco), metainfo=dict(classes=('kite')))
     with pytest.raises(ValueError, match=message):
         check(type='AnyDataset', metainfo=dict(classes='kite'))
     (coco / 'classes.txt').write_text('kite')
