@@ -17,7 +17,7 @@ scale = (1024, 512)  # images are resized to fit into this size, portrait or lan
 crop = (512, 512)  # height and width of the random crops used for training
 images = 200  # number of training images
 epochs = 100
-batch_size = 4  # images per iteration
+batch_size = 4  # images per GPU
 backbone, channels = 'CrossFormer_S', [96, 192, 384, 768]  # channels of its outputs
 weights = 'pretrained/fpn_crossformer_s_80k_ade20k.pth'  # None: from scratch
 frozen_stages = -1  # none; 2: the first two stages, for fewer than 100 images
@@ -25,10 +25,11 @@ frozen_stages = -1  # none; 2: the first two stages, for fewer than 100 images
 # The settings below are derived from those above. The learning rate is 1e-4 for
 # fine-tuning with a batch of 16; with AdamW it scales with the square root of the batch
 # size. Training from scratch is faster with a higher rate and group norm in the neck.
-iterations = max(10, epochs * images // batch_size)
+batch = batch_size * int('{{$WORLD_SIZE:1}}')  # set by --launcher pytorch
+iterations = max(10, epochs * images // batch)
 evaluate_every = min(iterations, max(50, iterations // 10))
 warm_up = min(500, iterations // 10)
-lr = (1e-4 if weights else 6e-4) * (batch_size / 16) ** 0.5
+lr = (1e-4 if weights else 6e-4) * (batch / 16) ** 0.5
 neck_norm = None if weights else dict(type='GN', num_groups=32)
 
 custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)

@@ -36,6 +36,17 @@ DEVIATIONS = {
 }
 
 
+@pytest.mark.parametrize('name', ['own_coco_example', 'own_segmentation_example'])
+def test_own_data_schedule_follows_the_number_of_gpus(name, monkeypatch):
+    one = Config.fromfile(FOLDER / f'{name}.py')
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    four = Config.fromfile(FOLDER / f'{name}.py')
+    assert four.train_cfg.max_iters == one.train_cfg.max_iters / 4
+    rate = one.optim_wrapper.optimizer.lr
+    assert four.optim_wrapper.optimizer.lr == pytest.approx(2 * rate)
+    assert four.train_dataloader.batch_size == one.train_dataloader.batch_size
+
+
 def build(cfg):
     init_default_scope(cfg.default_scope)
     return MODELS.build(cfg.model)

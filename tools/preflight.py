@@ -39,6 +39,8 @@ def main() -> int:
         fail(f'there is no file {args.config}')
     warnings.simplefilter('ignore')
     MMLogger.get_instance('preflight', log_level='CRITICAL')
+    if args.processes:  # the launcher sets it, and configs can read it
+        os.environ['WORLD_SIZE'] = str(args.processes)
     try:
         cfg = Config.fromfile(args.config)
         cfg.merge_from_dict(args.cfg_options or {})
