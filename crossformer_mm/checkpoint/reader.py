@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, or one clear error."""
+"""Read a checkpoint file, or raise one clear error."""
 
 import io
 import os
@@ -21,10 +21,10 @@ from torch.serialization import _get_restore_location
 from .errors import CheckpointError, DamagedError, RefusedError, printable, require
 from .unpickle import Unpickler
 
-SECONDS = 8  # in which a download has to bring a block of 8 kB
+SECONDS = 8  # timeout for each 8 kB block of a download
 COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ')
 ZIP_START = b'PK\x03\x04'
-# A pickled number, which a file of torch before 1.6 starts with.
+# The pickled magic number at the start of a file of torch before 1.6.
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 Restore = Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
@@ -37,14 +37,14 @@ def read_checkpoint(
 ) -> Any:
     """Read a file of torch.save or of safetensors.
 
-    Nothing in it is executed. A class that is not in ``names`` is refused.
+    Nothing in it is executed. Classes that are not in ``names`` are refused.
 
     Args:
-        source (str): A path, a URL, or what else MMEngine's file clients know.
+        source (str): A path, a URL, or an address of MMEngine's file clients.
         map_location: See ``torch.load``; files of safetensors and of torch before 1.6
             stay on the CPU. Defaults to 'cpu'.
-        trusted (Mapping[str, Any], optional): Further classes by their full names,
-            which the caller trusts. Defaults to None.
+        trusted (Mapping[str, Any], optional): Further classes that the caller trusts,
+            by full name. Defaults to None.
 
     Raises:
         CheckpointError: If it cannot be fetched, is damaged, or is refused.
@@ -72,7 +72,7 @@ def cannot_be_read(error: Exception) -> CheckpointError:
 
 
 def download(url: str, path: Path) -> None:
-    """Download a file, whole or not at all.
+    """Download a file; ``path`` is created only when it is complete.
 
     Raises:
         CheckpointError: If the server refuses, is too slow, or sends too little.
@@ -87,12 +87,12 @@ def download(url: str, path: Path) -> None:
     def fetch() -> None:
         try:
             urllib.request.urlretrieve(url, part, count)
-        except Exception as error:  # of many kinds, by the server's and network's fault
+        except Exception as error:  # network errors have many types
             errors.append(error)
 
     with TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder, path.name)
-        # In a thread that can be abandoned: DNS and single reads have no time limit.
+        # In a thread that can be abandoned: DNS and single reads have no timeout.
         thread = Thread(target=fetch, daemon=True)
         thread.start()
         thread.join(SECONDS)
@@ -167,16 +167,16 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _read_zip(
     file: io.BufferedReader, size: int, map_location: MapLocation, trusted: Trusted
 ) -> Any:
-    """Read what torch.save writes since torch 1.6.
+    """Read the format of torch.save since torch 1.6.
 
     Args:
         file (BufferedReader): The file.
-        size (int): Its bytes.
+        size (int): Its size in bytes.
         map_location: See `read_checkpoint`.
-        trusted: The same.
+        trusted: See `read_checkpoint`.
 
     Raises:
-        RefusedError: If it asks for more than to be read as data.
+        RefusedError: If it contains more than data.
         Exception: Of almost any type, if it is damaged.
     """
     entries = _list_entries(file, size)
@@ -229,7 +229,7 @@ def _read_entry(file: io.BufferedReader, entry: zipfile.ZipInfo) -> Tensor:
     """Read an entry of a zip as uint8, without the copies that ``zipfile`` makes.
 
     Raises:
-        DamagedError: If its checksum is another than that in the zip.
+        DamagedError: If its checksum differs from the one in the zip.
     """
     file.seek(entry.header_offset)
     header = file.read(30)
@@ -243,10 +243,10 @@ def _read_entry(file: io.BufferedReader, entry: zipfile.ZipInfo) -> Tensor:
 
 
 def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
-    """Read what torch.save wrote before torch 1.6, onto the CPU; see `_read_zip`.
+    """Read the format of torch.save before torch 1.6, on the CPU; see `_read_zip`.
 
-    The magic number, a version, sizes of types, the content and the keys of its
-    storages, each a pickle; then the length and the bytes of each storage.
+    The file has five pickles (magic number, version, sizes of types, content, keys of
+    the storages), followed by the length and the bytes of each storage.
     """
     left = size
 
@@ -282,7 +282,7 @@ def _read_bytes(file: io.BufferedReader, size: int) -> Tensor:
     """Read bytes as uint8.
 
     Raises:
-        DamagedError: If the file ends before.
+        DamagedError: If the file is truncated.
     """
     content = torch.empty(size, dtype=torch.uint8)
     if file.readinto(content.numpy().data) != size:
@@ -291,7 +291,7 @@ def _read_bytes(file: io.BufferedReader, size: int) -> Tensor:
 
 
 def _to_storage(content: Tensor, dtype: torch.dtype) -> torch.UntypedStorage:
-    """Return the memory of bytes; torch counts on truth values being 0 or 1."""
+    """Return bytes as a storage; torch relies on booleans being 0 or 1."""
     if dtype is torch.bool:
         content = (content != 0).byte()
     return content.untyped_storage()

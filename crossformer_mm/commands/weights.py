@@ -2,11 +2,11 @@
 
 ::
 
-    crossformer-weights                     # list them, and where they are
-    crossformer-weights S                   # the classifier, where the configs look
+    crossformer-weights                     # list them with their addresses
+    crossformer-weights S                   # the classifier, for the configs
     crossformer-weights mask_rcnn_crossformer_s_fpn_1x_coco
 
-It needs the extra of this name: ``pip install "crossformer-mm[weights]"``.
+It needs the extra ``weights``: ``pip install "crossformer-mm[weights]"``.
 """
 
 import argparse
@@ -63,8 +63,8 @@ def main() -> None:
 def fetch(published: Published, path: Path) -> None:
     """Download a file from Google Drive and check it.
 
-    It gets its name only then. A download that was interrupted is kept beside it, and
-    continued the next time.
+    It is renamed to ``path`` after the check. An interrupted download is kept beside it
+    and continued the next time.
     """
     if not published.drive:
         fail(
@@ -87,7 +87,7 @@ def fetch(published: Published, path: Path) -> None:
             use_cookies=False,
             timeout=60,
         )
-    except Exception as error:  # of many kinds, from server and network
+    except Exception as error:  # network errors have many types
         reason = ' '.join(str(error).split())
         advice = 'The same command continues the download'
         fail(f'{path} was not downloaded: {reason} {advice}')
@@ -112,7 +112,7 @@ def check(part: Path, published: Published) -> None:
 
 
 def print_list() -> None:
-    """Print each file with its size and place."""
+    """Print each file with its size and address."""
     width = max(map(len, FILES))
     for name, one in FILES.items():
         size = f'{one.parameters:>5} M parameters'
