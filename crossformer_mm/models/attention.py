@@ -70,7 +70,7 @@ def long_short_distance(
     return GroupAttention(**args), rule.lda if block % 2 else rule.sda
 
 
-# By the argument `attention`: makes the attention of a block. `ablations` adds others.
+# Factories by the argument `attention`; `ablations` adds others.
 ATTENTIONS: dict[str, Callable[..., tuple[nn.Module, FindGroups]]] = {
     'lsda': long_short_distance
 }

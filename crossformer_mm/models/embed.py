@@ -45,7 +45,7 @@ class CrossScaleConv(nn.ModuleList):
 
 
 class CrossScaleEmbedding(nn.Module):
-    """The first CEL: from an image to tokens, with a LayerNorm after.
+    """The first CEL: from an image to tokens, followed by a LayerNorm.
 
     Args:
         in_channels (int): Channels of the image.
@@ -97,5 +97,5 @@ class CrossScaleMerging(nn.Module):
         return self.reductions(self.norm(x))
 
 
-# By the argument `position_bias`: another first CEL. Filled by `ablations`.
+# Replacements of the first CEL by the argument `position_bias`; filled by `ablations`.
 EMBEDDINGS: dict[str, type[CrossScaleEmbedding]] = {}

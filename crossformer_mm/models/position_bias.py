@@ -51,8 +51,8 @@ def offsets(rows: int, cols: int, device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(down, right, indexing='ij'), dim=-1)
 
 
-# By the argument `position_bias`: makes the bias of a block from its width, heads and
-# group size. `ablations` adds others.
+# Factories by the argument `position_bias`, called with the width, heads and group size
+# of a block; `ablations` adds others.
 POSITION_BIASES: dict[str, Callable[[int, int, int], nn.Module | None]] = {
     'dpb': lambda dim, num_heads, group_size: DynamicPositionBias(dim, num_heads),
     'none': lambda dim, num_heads, group_size: None,

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .state import is_compiling, needs_plain_operations, on_device
 
-# Elements in a piece: on a CPU they have to fit the cache, on a GPU to keep it busy.
+# Elements in a piece: they must fit the cache of a CPU, and keep a GPU busy.
 PIECE_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
 
 
@@ -22,12 +22,12 @@ def two_layers(
 
     On a CPU this halves the time at stage 1 of 800 x 1344 (131 to 71 ms). The backward
     pass recomputes the GELU, but not the linear layer after it: a training step of
-    CrossFormer-S keeps 450 MB less, of 3350 MB. See docs/speed.md. Delete it when
+    CrossFormer-S keeps 450 MB less, of 3350 MB. See docs/speed.md. Delete this when
     PyTorch fuses an MLP.
 
     Args:
         first (Callable): From ``[N, C]`` to ``[N, hidden_dim]``.
-        second (Callable): From there to ``[N, C']``, token by token.
+        second (Callable): From there to ``[N, C']``; acts on each token separately.
         x (Tensor): Tokens ``[..., C]``.
         hidden_dim (int): Width of the hidden layer.
     """

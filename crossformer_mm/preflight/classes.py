@@ -1,4 +1,4 @@
-"""Classes and values to ignore: the same in data, heads and metrics."""
+"""Check that data, heads and metrics agree on classes and ignored labels."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from ..swap.dry_run import parts_of
 from .datasets import data_sets, to_list
 from .finding import Finding
 
-# Heads whose number of classes is not the data's: of proposals, or of 'things' only.
+# Heads with another number of classes than the data: proposals, or 'things' only.
 OTHER_CLASSES = (
     'RPNHead',
     'FusedSemanticHead',
@@ -70,7 +70,7 @@ def check_heads(model: dict[str, Any], count: int) -> Iterator[Finding]:
 def counts_of_classes(model: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """List the numbers of classes in a model's heads with their paths."""
     if 'panoptic' in type_name(model).lower():
-        return  # its boxes are of things only, its maps of both
+        return  # boxes have things only, maps have both
     for path, part in parts_of(model, 'model'):
         if type_name(part) in OTHER_CLASSES or any(n in path for n in OTHER_PARTS):
             continue

@@ -1,4 +1,4 @@
-"""Annotation files in COCO's format: what they say, and their images."""
+"""Check annotation files in COCO format, and their images."""
 
 import math
 from collections import Counter, defaultdict
@@ -20,7 +20,7 @@ from .datasets import (
 )
 from .finding import Finding
 
-IMAGES = 32  # that are opened
+IMAGES = 32  # number of images to open
 
 
 class CocoFile(NamedTuple):
@@ -38,7 +38,7 @@ class CocoFile(NamedTuple):
 
 
 def check_annotations(cfg: Config) -> Iterator[Finding]:
-    """Check the annotation files: sound, with the classes, and masks if wanted."""
+    """Check that annotation files are valid and have the classes and needed masks."""
     done: dict[Path, Split] = {}
     images: dict[str, set[str]] = {}
     for split in data_sets(cfg):
@@ -125,7 +125,7 @@ def problems(
     images: dict[int, dict[str, Any]],
     masks: bool,
 ) -> Iterator[tuple[str, str, str]]:
-    """List what is wrong with an annotation: verdict, text, remedy."""
+    """List the problems of an annotation: verdict, text, remedy."""
     if entry.get('category_id') not in categories:
         yield 'FAIL', 'its category_id is not in categories', 'add the category'
     image = images.get(entry.get('image_id', -1))
@@ -164,7 +164,7 @@ def is_box(box: object) -> TypeGuard[list[float]]:
 
 
 def check_image(file: CocoFile, image: dict[str, Any]) -> Iterator[Finding]:
-    """Check that an image is there, readable, and as large as the file says."""
+    """Check that an image exists, is readable, and has the size given in the file."""
     path = file.split.image_folder / image['file_name']
     name = f'image id {image["id"]}'
     if not path.is_file():
@@ -199,5 +199,5 @@ def check_metric(cfg: Config) -> Iterator[Finding]:
 
 
 def has_masks(model: Any) -> bool:
-    """Return whether a model makes masks, by the names of its parts."""
+    """Return whether a model predicts masks, judging by the names of its parts."""
     return 'mask' in str(model).lower() or 'Ins' in str(model.get('bbox_head', ''))

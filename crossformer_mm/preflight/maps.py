@@ -1,4 +1,4 @@
-"""Label images of MMSegmentation: the values in them."""
+"""Check the values in label images of MMSegmentation."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from .classes import IGNORE
 from .datasets import Split, data_sets, sample
 from .finding import Finding
 
-IMAGES = 16  # that are opened
+IMAGES = 16  # number of images to open
 
 
 def check_label_maps(cfg: Config) -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def check_split(split: Split) -> Iterator[Finding]:
     """Check a sample of the images and label images of a split."""
     try:
         dataset = DATASETS.build(split.config)
-    except Exception as error:  # of an empty list, too
+    except Exception as error:  # also raised for an empty list
         remedy = 'set img_suffix, data_prefix or ann_file'
         text = f'no images: {type(error).__name__}: {error}'
         yield split.finding('FAIL', text, remedy)
@@ -73,7 +73,7 @@ def check_pair(
     values = set(np.unique(labels).tolist())
     if zero:
         values = {255 if value in (0, 255) else value - 1 for value in values}
-    mapped = row.get('label_map') or {}  # where the config takes a part of the classes
+    mapped = row.get('label_map') or {}  # if the config uses a subset of the classes
     values = {mapped.get(value, value) % 256 for value in values} - {ignored}
     count = len(split.classes)
     high = sorted(value for value in values if value >= count)
@@ -92,7 +92,7 @@ def check_pair(
 
 
 def reduces_zero(row: dict[str, Any]) -> bool:
-    """Return whether a data set takes 0 for unlabelled and 1 for its first class."""
+    """Return whether 0 is unlabelled and 1 is the first class in a data set."""
     return bool(row.get('reduce_zero_label'))
 
 

@@ -1,4 +1,4 @@
-"""Normalization, pretrained file, widths and strides."""
+"""Check normalization, pretrained file, widths and strides."""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from .finding import Finding
 
 
 def check_network(cfg: Config) -> Iterator[Finding]:
-    """Check that the backbone, its pretrained file, and what follows it fit."""
+    """Check that the backbone fits its pretrained file and the parts after it."""
     backbone = cfg.model.get('backbone')
     if not backbone:
         yield Finding('note', 'backbone', f'{cfg.model.type} has none of its own')
@@ -64,7 +64,7 @@ def pretrained_files(backbone: dict[str, Any]) -> list[str]:
 
 
 def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[Finding]:
-    """Check that the pretrained file exists, is of this backbone, and loads whole."""
+    """Check that the pretrained file exists, fits the backbone, and is complete."""
     files = pretrained_files(backbone)
     if not files:
         yield Finding('note', 'pretrained', 'no file: trained from scratch')
@@ -87,7 +87,7 @@ def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[F
 
 
 def check_widths(cfg: Config, widths: list[int]) -> Iterator[Finding]:
-    """Check that the neck, or each head without one, takes the backbone's widths."""
+    """Check that the neck, or each head without a neck, has the backbone's widths."""
     parts = [('model.neck', neck) for neck in to_list(cfg.model.get('neck'))[:1]]
     if not parts:
         for key in ('decode_head', 'auxiliary_head'):
@@ -115,7 +115,7 @@ def check_widths(cfg: Config, widths: list[int]) -> Iterator[Finding]:
 
 
 def check_strides(cfg: Config, model: BaseModel) -> Iterator[Finding]:
-    """Check that anchors, points and regions have the strides of their maps."""
+    """Check that anchors, points and regions use the strides of their maps."""
     side = image_side(cfg)
     model.eval()
     with torch.no_grad():
@@ -126,7 +126,7 @@ def check_strides(cfg: Config, model: BaseModel) -> Iterator[Finding]:
         if not strides or len(strides) > len(sizes):
             continue
         for level, (stride, size) in enumerate(zip(strides, sizes)):
-            # Levels of a few pixels are rounded.
+            # The size of a level of a few pixels is rounded.
             if size >= 4 and not 0.7 < size * stride / side < 1.5:
                 text = f'model.{name}, level {level}: stride {stride}, '
                 text += f'the map has {round(side / size)}'
@@ -135,7 +135,7 @@ def check_strides(cfg: Config, model: BaseModel) -> Iterator[Finding]:
 
 
 def level_strides(module: Any) -> list[float]:
-    """Return the strides that a head or an extractor of regions is built for."""
+    """Return the strides in the settings of a head or region extractor."""
     if hasattr(module, 'featmap_strides'):
         return list(module.featmap_strides)
     strides = getattr(getattr(module, 'prior_generator', None), 'strides', [])

@@ -1,4 +1,4 @@
-"""Learning rate, warm-up and length of the training."""
+"""Check learning rate, warm-up and length of the training."""
 
 import math
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def check_optimizer(cfg: Config) -> Iterator[Finding]:
 
 
 def check_batch(cfg: Config, batch: int) -> Iterator[Finding]:
-    """Check that the learning rate is that of the batch."""
+    """Check that the learning rate fits the batch size."""
     scaling = cfg.get('auto_scale_lr') or {}
     base = scaling.get('base_batch_size')
     if not base or base == batch or scaling.get('enable'):
@@ -65,7 +65,7 @@ def check_batch(cfg: Config, batch: int) -> Iterator[Finding]:
     text = f'for a batch of {base}; here it is {batch}'
     rate = cfg.get('optim_wrapper', {}).get('optimizer', {}).get('lr', 0)
     remedy = f'--auto-scale-lr, or lr={rate * batch / base:.3g}'
-    # How many processes there will be is known only if it was said.
+    # The number of processes is known only if the user gave it.
     verdict = 'warn' if 'processes' in cfg else 'note'
     if verdict == 'note':
         remedy += '; for N processes examine with --processes N'
@@ -73,7 +73,7 @@ def check_batch(cfg: Config, batch: int) -> Iterator[Finding]:
 
 
 def count_images(cfg: Config) -> int | None:
-    """Count the images of training, as the data set filters them; None if unknown."""
+    """Count the training images after the data set's filters; None if unknown."""
     total = 0
     for split in data_sets(cfg, 'train'):
         if not split.is_coco:
@@ -94,7 +94,7 @@ def count_images(cfg: Config) -> int | None:
 
 
 def count_coco(config: dict[str, Any], data: Any, classes: tuple[str, ...]) -> int:
-    """Count the images of an annotation file that are trained on."""
+    """Count the images of an annotation file that are used in training."""
     rules, used = config.get('filter_cfg') or {}, with_objects(data, classes)
     smallest = rules.get('min_size', 0)
     return sum(

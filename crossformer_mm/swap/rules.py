@@ -28,12 +28,12 @@ from .dry_run import (
 )
 from .write_config import Change, config_text
 
-# Images as the backbones were pretrained.
+# Normalization of images in pretraining.
 NORMALIZATION: dict[str, Any] = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
 )
 STRIDES = [4, 8, 16, 32]  # of the four outputs of CrossFormer
-# Backbones with several branches or stacks, for which the heads are built.
+# Backbones with several branches or stacks, which their heads require.
 MULTI_BRANCH = (
     'BiSeNetV1',
     'BiSeNetV2',
@@ -50,7 +50,7 @@ MULTI_BRANCH = (
 
 
 class SwapError(ValueError):
-    """A config whose backbone cannot be replaced, and the reason."""
+    """The backbone of a config cannot be replaced; the message says why."""
 
 
 def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
@@ -63,7 +63,7 @@ def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
         side (int): Height and width of the synthetic images. Defaults to 384.
 
     Returns:
-        StepResult: A training step of the new model on two synthetic images.
+        StepResult: Result of a training step on two synthetic images.
 
     Raises:
         SwapError: If the config cannot be read, its backbone cannot be replaced, or the
@@ -95,7 +95,7 @@ def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
 
 
 def read(config: str) -> Config:
-    """Read a config as one that inherits it does."""
+    """Read a config in the same way as a config that inherits it."""
     package, in_package, name = config.partition('::')
     if in_package and not re.match(r'\w+/', name):
         raise SwapError(
@@ -106,7 +106,7 @@ def read(config: str) -> Config:
     base = config if in_package else os.path.abspath(config)
     try:
         return Config.fromstring(f'_base_ = {base!r}', '.py')
-    except Exception as error:  # whatever the file raises
+    except Exception as error:  # the file may raise anything
         raise SwapError(f'it cannot be read: {first_line(error)}') from error
 
 
@@ -127,7 +127,7 @@ def try_model(cfg: Config, side: int) -> StepResult:
 
 
 def changes(cfg: Config, backbone: str) -> list[Change]:
-    """List what differs from the base config.
+    """List the changes to the base config.
 
     Raises:
         SwapError: If the backbone cannot be replaced.
@@ -228,14 +228,14 @@ def backbone_config(name: str, stock: Outputs) -> tuple[dict[str, Any], str]:
 def widths_in_model(
     model: dict[str, Any], old: list[int], new: list[int]
 ) -> Iterator[Change]:
-    """List the widths in the neck, or in all heads if there is no neck."""
+    """List the changed widths in the neck, or in all heads if there is no neck."""
     if made_pyramid := pyramid_of_plain(model):
         note = 'The neck of the base makes a pyramid, which CrossFormer has already.'
         yield Change(('model', 'neck'), None, note)
         old = made_pyramid
     elif model.get('neck'):
         several = isinstance(model['neck'], list)
-        # The first of several takes the outputs of the backbone.
+        # The first of several necks follows the backbone.
         first = model['neck'][0] if several else model['neck']
         path = ('model', 'neck', 0) if several else ('model', 'neck')
         yield from widths_in(first, path, old, new)
@@ -255,7 +255,7 @@ def widths_in_model(
 
 
 def pyramid_of_plain(model: dict[str, Any]) -> list[int]:
-    """Return the widths of the pyramid that a neck makes of a ViT's outputs."""
+    """Return the widths of the pyramid that a neck builds from a ViT's outputs."""
     neck: Any = model.get('neck')
     kind = type_name(neck) if isinstance(neck, dict) else ''
     if kind == 'MultiLevelNeck':
@@ -268,7 +268,7 @@ def pyramid_of_plain(model: dict[str, Any]) -> list[int]:
 def widths_in(
     node: object, path: tuple[str | int, ...], old: list[int], new: list[int]
 ) -> Iterator[Change]:
-    """List the widths of the backbone's outputs in a part of the model."""
+    """List the changed widths of the backbone's outputs in a part of the model."""
     if isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
             yield from widths_in(value, (*path, i), old, new)
@@ -307,7 +307,7 @@ def translate(value: Any, index: Any, old: list[int], new: list[int]) -> Any:
 
 
 def normalization(cfg: Config) -> Iterator[Change]:
-    """Normalize images as in pretraining: RGB, ImageNet's mean and deviation."""
+    """Normalize images as in pretraining: RGB, ImageNet mean and std."""
     inside = 'data_preprocessor' in cfg.model
     path = ('model',) * inside + ('data_preprocessor',)
     given = cfg.model.data_preprocessor if inside else cfg.get('data_preprocessor')
@@ -323,12 +323,12 @@ def normalization(cfg: Config) -> Iterator[Change]:
 
 
 def optimization(cfg: Config) -> Iterator[Change]:
-    """Replace SGD by AdamW, and a layer decay by one that knows the backbone."""
+    """Replace SGD by AdamW, and layer decay by the one for CrossFormer."""
     wrapper = cfg.get('optim_wrapper', {})
     path = ('optim_wrapper',)
     optimizer = wrapper.get('optimizer', {})
     if optimizer.get('type') == 'SGD':
-        # As our own configs of Mask R-CNN and UPerNet.
+        # As in our configs of Mask R-CNN and UPerNet.
         rate, decay = (6e-5, 0.01) if cfg.default_scope == 'mmseg' else (1e-4, 1e-4)
         adamw = dict(_delete_=True, type='AdamW', lr=rate, weight_decay=decay)
         note = (
