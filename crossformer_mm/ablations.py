@@ -38,12 +38,12 @@ class ShiftedWindowAttention(GroupAttention):
         batch, height, width, _ = x.shape
         # A window as large as the map is not shifted.
         down, right = (
-            side - side // 2 if side < whole else 0
-            for side, whole in zip(grouping, (height, width))
+            side - side // 2 if side < map_side else 0
+            for side, map_side in zip(grouping, (height, width))
         )
         shift = (0, 0, right, 0, down, 0)
-        real = F.pad(x.new_ones(batch, height, width, 1), shift)
-        padding = group_tokens(real, grouping).squeeze(-1) == 0
+        valid = F.pad(x.new_ones(batch, height, width, 1), shift)
+        padding = group_tokens(valid, grouping).squeeze(-1) == 0
         q, k, v, _ = cut(F.pad(self.qkv(x), shift), grouping, self.num_heads)
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         weights = attention_weights(q, k, table, padding, grouping, self.scale)

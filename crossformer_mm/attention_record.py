@@ -49,9 +49,9 @@ class AttentionRecord:
         The index of a token is row * W + column; that of padding is -1.
         """
         height, width = self.shape
-        numbers = torch.arange(1, height * width + 1, device=self.x.device)
-        numbers = group_tokens(numbers.view(1, height, width, 1), self.grouping)
-        return numbers.squeeze(-1) - 1
+        indices = torch.arange(1, height * width + 1, device=self.x.device)
+        indices = group_tokens(indices.view(1, height, width, 1), self.grouping)
+        return indices.squeeze(-1) - 1
 
     @torch.no_grad()
     def weights(self, groups: slice = slice(None)) -> Tensor:
@@ -79,10 +79,10 @@ class AttentionRecord:
             and their weights, ``[heads, N]``.
         """
         groups = self.groups()
-        ((group, place),) = (groups == row * self.shape[1] + col).nonzero().tolist()
-        real = groups[group] >= 0
+        ((group, position),) = (groups == row * self.shape[1] + col).nonzero().tolist()
+        valid = groups[group] >= 0
         weights = self.weights(slice(group, group + 1))
-        return groups[group, real], weights[0, :, place, real]
+        return groups[group, valid], weights[0, :, position, valid]
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, An
             f'is no whole {full_name(network.variant)} {target}: {difference}. Get it '
             'again, or take only its backbone, if that is whole, by --to backbone.'
         )
-    weights = {name: own_memory(t) for name, t in as_float32(weights).items()}
+    weights = {name: copy_view(t) for name, t in as_float32(weights).items()}
     if target == 'original':
         return {'meta': meta, 'model': weights}
     if target != 'backbone':
@@ -141,11 +141,11 @@ def openmmlab_name(name: str, network: Network) -> str:
     return rename(name, TO_MMPRETRAIN) if network.kind == 'classifier' else name
 
 
-def own_memory(tensor: Tensor) -> Tensor:
+def copy_view(tensor: Tensor) -> Tensor:
     """Copy a view, because torch.save would write the larger tensor behind it."""
     tensor = tensor.detach().contiguous()
-    whole = tensor.untyped_storage().nbytes() == tensor.nbytes
-    return tensor if whole else tensor.clone()
+    owns_storage = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if owns_storage else tensor.clone()
 
 
 # The new file

@@ -123,19 +123,19 @@ def rebuild_from_type(
 def make_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype[Any]:
     """Make a dtype of numbers or text; `set_dtype` sets the file's byte order."""
     require(type(code) is str, 'it holds an array of an invalid type')
-    known = NUMPY_CODES.fullmatch(code)
-    require(known, f'it holds an array of the type {printable(code)}')
+    valid = NUMPY_CODES.fullmatch(code)
+    require(valid, f'it holds an array of the type {printable(code)}')
     return np.dtype(code, copy=True)
 
 
 def set_dtype(dtype: Any, state: tuple[Any, ...]) -> None:
     """Set the byte order of a dtype; the rest of its state must be unchanged."""
-    _, _, own = dtype.__reduce__()
+    _, _, expected = dtype.__reduce__()
     require(
         type(state) is tuple
-        and [type(item) for item in state] == [type(item) for item in own]
+        and [type(item) for item in state] == [type(item) for item in expected]
         and state[1] in tuple('<>|=')
-        and (state[0], state[2:]) == (own[0], own[2:]),
+        and (state[0], state[2:]) == (expected[0], expected[2:]),
         'it holds a NumPy dtype with an invalid state',
     )
     dtype.__setstate__(state)
@@ -155,7 +155,7 @@ def set_array(array: Any, state: tuple[Any, ...]) -> None:
         type(shape) is tuple
         and len(shape) <= 32
         and all(type(n) is int and 0 <= n < 2**40 for n in shape)
-        and has_bytes_of(dtype, raw, prod(shape))
+        and has_valid_bytes(dtype, raw, prod(shape))
         and prod(n or 1 for n in shape) * dtype.itemsize < 2**62,
         'the data of an array does not fit its shape and dtype',
     )
@@ -165,19 +165,19 @@ def set_array(array: Any, state: tuple[Any, ...]) -> None:
 
 def make_scalar(dtype: np.dtype[Any], raw: bytes) -> np.generic:
     """Make a NumPy number from its bytes."""
-    whole = has_bytes_of(dtype, raw, 1) and raw
-    require(whole, 'the data of a NumPy number does not fit its dtype')
+    valid = has_valid_bytes(dtype, raw, 1) and raw
+    require(valid, 'the data of a NumPy number does not fit its dtype')
     return np.frombuffer(raw, dtype)[0]
 
 
-def has_bytes_of(dtype: object, raw: object, count: int) -> bool:
+def has_valid_bytes(dtype: object, raw: object, count: int) -> bool:
     """Return whether ``raw`` holds ``count`` items; text must be valid Unicode."""
     if not isinstance(dtype, np.dtype) or type(raw) is not bytes:
         return False
     if dtype.kind == 'U' and len(raw) % 4 == 0:
         # NumPy does not check code points, and invalid ones crash Python.
-        letters = np.frombuffer(raw, f'{dtype.str[0]}u4')
-        if (letters > 0x10FFFF).any():
+        code_points = np.frombuffer(raw, f'{dtype.str[0]}u4')
+        if (code_points > 0x10FFFF).any():
             return False
     return len(raw) == count * dtype.itemsize
 
@@ -189,8 +189,8 @@ def get_statistic(owner: Name, name: str) -> Callable[..., Any]:
     """Replace ``getattr``, which HistoryBuffer uses to pickle its statistics."""
     require(type(name) is str, 'it asks for getattr without a name')
     path = owner.path if type(owner) is Name else type(owner).__name__
-    honest = path == HISTORY and name in STATISTICS
-    require(honest, f'it asks for getattr({path}, {printable(name)})')
+    allowed = path == HISTORY and name in STATISTICS
+    require(allowed, f'it asks for getattr({path}, {printable(name)})')
     return getattr(HistoryBuffer, name)
 
 
@@ -224,12 +224,12 @@ def encode(text: str, coding: str) -> bytes:
     return text.encode('latin1')
 
 
-def with_types(call: Callable[..., Any], *kinds: type) -> Callable[..., Any]:
+def check_types(call: Callable[..., Any], *kinds: type) -> Callable[..., Any]:
     """Wrap a function so that it accepts only arguments of these types."""
 
     def checked(*args: Any) -> Any:
-        known = all(type(a) in kinds for a in args)
-        require(known, f'it calls {call} with invalid arguments')
+        valid = all(type(a) in kinds for a in args)
+        require(valid, f'it calls {call} with invalid arguments')
         return call(*args)
 
     return checked
@@ -257,8 +257,8 @@ def is_key(value: object, in_tuple: bool = False) -> bool:
     if type(value) is int:
         return abs(value) < 2**61  # larger numbers can share a hash
     if type(value) is tuple:
-        items = not in_tuple and len(value) <= 16
-        return items and all(is_key(item, in_tuple=True) for item in value)
+        short = not in_tuple and len(value) <= 16
+        return short and all(is_key(item, in_tuple=True) for item in value)
     return isinstance(value, str | bytes | float | bool | None | np.generic)
 
 
@@ -271,8 +271,8 @@ CALLS: dict[str, Callable[..., Any] | None] = {
     'torch._tensor._rebuild_from_type_v2': rebuild_from_type,
     'torch.Tensor': None,
     'torch.nn.parameter.Parameter': None,
-    'torch.Size': with_types(torch.Size, tuple, list),
-    'torch.device': with_types(torch.device, str, int),
+    'torch.Size': check_types(torch.Size, tuple, list),
+    'torch.device': check_types(torch.device, str, int),
     'numpy.dtype': make_dtype,
     'numpy.ndarray': None,
     # NumPy 2 moved these two.
@@ -280,27 +280,27 @@ CALLS: dict[str, Callable[..., Any] | None] = {
     'numpy._core.multiarray._reconstruct': make_array,
     'numpy.core.multiarray.scalar': make_scalar,
     'numpy._core.multiarray.scalar': make_scalar,
-    HISTORY: with_types(HistoryBuffer),
+    HISTORY: check_types(HistoryBuffer),
     'builtins.getattr': get_statistic,
     # Times and paths added by hooks.
     'datetime.datetime': datetime.datetime,
     'datetime.date': datetime.date,
     'datetime.timedelta': datetime.timedelta,
     'datetime.timezone': datetime.timezone,
-    'pathlib.PosixPath': with_types(PurePosixPath, str),
-    'pathlib.PurePosixPath': with_types(PurePosixPath, str),
-    'pathlib._local.PosixPath': with_types(PurePosixPath, str),  # Python 3.13
-    'pathlib.WindowsPath': with_types(PureWindowsPath, str),
-    'builtins.bytes': with_types(bytes),
-    'builtins.bytearray': with_types(bytearray, bytes),
-    'builtins.complex': with_types(complex, float),
+    'pathlib.PosixPath': check_types(PurePosixPath, str),
+    'pathlib.PurePosixPath': check_types(PurePosixPath, str),
+    'pathlib._local.PosixPath': check_types(PurePosixPath, str),  # Python 3.13
+    'pathlib.WindowsPath': check_types(PureWindowsPath, str),
+    'builtins.bytes': check_types(bytes),
+    'builtins.bytearray': check_types(bytearray, bytes),
+    'builtins.complex': check_types(complex, float),
     'builtins.set': make_set,
-    'builtins.slice': with_types(slice, int, type(None)),
+    'builtins.slice': check_types(slice, int, type(None)),
     '_codecs.encode': encode,
-    'collections.Counter': with_types(Counter, dict),
-    'collections.OrderedDict': with_types(OrderedDict),
+    'collections.Counter': check_types(Counter, dict),
+    'collections.OrderedDict': check_types(OrderedDict),
     # The published classifiers contain their config, a dict of dicts.
-    'yacs.config.CfgNode': with_types(OrderedDict),
+    'yacs.config.CfgNode': check_types(OrderedDict),
 }
 # Each storage class is replaced by its dtype.
 STORAGES = {

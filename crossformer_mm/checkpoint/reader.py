@@ -77,7 +77,7 @@ def download(url: str, path: Path) -> None:
     Raises:
         CheckpointError: If the server refuses, is too slow, or sends too little.
     """
-    blocks = before = 0
+    blocks = previous = 0
     errors: list[Exception] = []
 
     def count(number: int, block_size: int, size: int) -> None:
@@ -97,10 +97,10 @@ def download(url: str, path: Path) -> None:
         thread.start()
         thread.join(SECONDS)
         while thread.is_alive():
-            if blocks == before:
+            if blocks == previous:
                 errors.append(OSError(f'less than 8 kB came in {SECONDS} s'))
                 break
-            before = blocks
+            previous = blocks
             thread.join(SECONDS)
         if errors:
             raise cannot_be_read(errors[0]) from errors[0]
@@ -131,10 +131,10 @@ def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
             raise DamagedError(
                 f'is cut off or damaged, get it again: {reason}. Nothing of it was run.'
             ) from error
-    raise DamagedError(_what_else(start))
+    raise DamagedError(_describe_other_file(start))
 
 
-def _what_else(start: bytes) -> str:
+def _describe_other_file(start: bytes) -> str:
     """Describe a file that is no checkpoint, by its first bytes."""
     if not start:
         return 'is empty: get it again.'
@@ -183,11 +183,11 @@ def _read_zip(
     pickles = [name for name in entries if name.endswith('/data.pkl')]
     require(len(pickles) == 1, 'it is a zip file, but not one of torch.save')
     folder = pickles[0].removesuffix('data.pkl')
-    code = f'{folder}constants.pkl' in entries
-    require(not code, 'it is a TorchScript archive, a program rather than weights')
+    is_script = f'{folder}constants.pkl' in entries
+    require(not is_script, 'it is a TorchScript archive, a program rather than weights')
     if byteorder := entries.get(f'{folder}byteorder'):
-        little = _read_entry(file, byteorder).numpy().tobytes() == b'little'
-        require(little, 'its numbers are not little-endian')
+        little_endian = _read_entry(file, byteorder).numpy().tobytes() == b'little'
+        require(little_endian, 'its numbers are not little-endian')
     restore_location = _get_restore_location(map_location)
 
     def read_storage(
@@ -196,8 +196,8 @@ def _read_zip(
         entry = entries.get(f'{folder}data/{key}')
         if entry is None:
             raise RefusedError('a tensor refers to a missing storage')
-        whole = entry.file_size == numel * dtype.itemsize
-        require(whole, 'the size of a storage differs from that of its zip entry')
+        same_size = entry.file_size == numel * dtype.itemsize
+        require(same_size, 'the size of a storage differs from that of its zip entry')
         content = _to_storage(_read_entry(file, entry), dtype)
         return restore_location(content, location)
 
@@ -215,11 +215,11 @@ def _list_entries(file: io.BufferedReader, size: int) -> dict[str, zipfile.ZipIn
         infos = archive.infolist()
     entries = {info.filename: info for info in infos}
     require(len(entries) == len(infos), 'its zip has two entries of one name')
-    stored = all(
+    uncompressed = all(
         info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
         for info in infos
     )
-    require(stored, 'its zip is compressed; torch.save compresses none')
+    require(uncompressed, 'its zip is compressed; torch.save compresses none')
     total = sum(info.file_size for info in infos)
     require(total <= size, 'entries of its zip overlap')
     return entries
@@ -248,14 +248,14 @@ def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
     The file has five pickles (magic number, version, sizes of types, content, keys of
     the storages), followed by the length and the bytes of each storage.
     """
-    left = size
+    bytes_left = size
 
     def make_storage(
         dtype: torch.dtype, key: str, location: str, numel: int
     ) -> torch.UntypedStorage:
-        nonlocal left
-        left -= numel * dtype.itemsize
-        require(numel >= 0 and left >= 0, 'its storages are larger than the file')
+        nonlocal bytes_left
+        bytes_left -= numel * dtype.itemsize
+        require(numel >= 0 and bytes_left >= 0, 'its storages are larger than the file')
         return torch.UntypedStorage(numel * dtype.itemsize)
 
     for _ in ('the magic number', 'version', 'sizes'):

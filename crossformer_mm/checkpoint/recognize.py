@@ -67,24 +67,24 @@ def recognize(content: object, prefix: str = '') -> Network:
         CheckpointError: If it holds no CrossFormer, or more than one.
     """
     weights, dropped = _find_weights(content)
-    start = _find_backbone(weights, prefix)
+    backbone_prefix = _find_backbone(weights, prefix)
     # Neck and heads of a detector have the same prefix as its 'backbone.'.
-    root = start.removesuffix('backbone.')
+    root = backbone_prefix.removesuffix('backbone.')
     backbone, rest = {}, {}
     for name, tensor in weights.items():
-        inside = name.startswith(start)
-        short = name.removeprefix(start if inside else root)
-        if reason := reason_to_drop(short):
+        in_backbone = name.startswith(backbone_prefix)
+        short_name = name.removeprefix(backbone_prefix if in_backbone else root)
+        if reason := reason_to_drop(short_name):
             dropped[name] = reason
-        elif inside and not short.startswith(CLASSIFIER_PARTS):
-            backbone[short] = tensor
-        elif inside and start != root:
+        elif in_backbone and not short_name.startswith(CLASSIFIER_PARTS):
+            backbone[short_name] = tensor
+        elif in_backbone and backbone_prefix != root:
             dropped[name] = "a classifier's, not used by this network"
         elif name.startswith(root):
-            rest[rename(short, TO_PUBLISHED)] = tensor
+            rest[rename(short_name, TO_PUBLISHED)] = tensor
         else:
             dropped[name] = 'of another network'
-    kind = _kind(rest)
+    kind = _find_kind(rest)
     if kind == 'backbone':
         dropped.update(dict.fromkeys(rest, 'of a part that is not known'))
         rest = {}
@@ -95,8 +95,8 @@ def _find_weights(content: object) -> tuple[Weights, dict[str, str]]:
     """Return the tensors by name, and why other entries are dropped."""
     if not isinstance(content, dict):
         raise CheckpointError(f'holds no weights, but a {type(content).__name__}.')
-    place = next((key for key in WEIGHTS if _has_tensors(content.get(key))), None)
-    found = content if place is None else content[place]
+    weights_key = next((key for key in WEIGHTS if _has_tensors(content.get(key))), None)
+    found = content if weights_key is None else content[weights_key]
     if not _has_tensors(found):
         raise CheckpointError(
             f'holds no weights, but {first_few(content) or "nothing at all"}.'
@@ -104,7 +104,7 @@ def _find_weights(content: object) -> tuple[Weights, dict[str, str]]:
     dropped = {
         str(key): 'a moving average of the weights' if key in AVERAGES else 'no weights'
         for key in content
-        if found is not content and key != place
+        if found is not content and key != weights_key
     }
     weights = {}
     for name, value in found.items():
@@ -132,27 +132,27 @@ def _find_backbone(weights: Weights, prefix: str) -> str:
     """Return the prefix of the backbone's weights."""
     # The cross-scale embedding: no other network has this name.
     part = 'patch_embed.projs.'
-    everywhere = {name.partition(part)[0] for name in weights if part in name}
-    if not everywhere:
+    all_prefixes = {name.partition(part)[0] for name in weights if part in name}
+    if not all_prefixes:
         raise CheckpointError(
             f'holds no CrossFormer: there is no {part}0.weight, but '
             f'{first_few(weights)}.'
         )
-    starts = sorted(start for start in everywhere if start.startswith(prefix))
-    if not starts:
+    prefixes = sorted(start for start in all_prefixes if start.startswith(prefix))
+    if not prefixes:
         others = ' or '.join(
             f'prefix={start!r}' if start else 'no prefix'
-            for start in sorted(everywhere)
+            for start in sorted(all_prefixes)
         )
         raise CheckpointError(
             f'holds no CrossFormer under prefix={prefix!r}: take {others}.'
         )
-    if len(starts) > 1:
+    if len(prefixes) > 1:
         raise CheckpointError(
-            f'holds {len(starts)} CrossFormers, under {first_few(starts)}: '
+            f'holds {len(prefixes)} CrossFormers, under {first_few(prefixes)}: '
             "choose one with init_cfg=dict(type='Pretrained', prefix=...)."
         )
-    return starts[0]
+    return prefixes[0]
 
 
 def reason_to_drop(name: str) -> str | None:
@@ -162,15 +162,15 @@ def reason_to_drop(name: str) -> str | None:
     return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)
 
 
-def rename(name: str, starts: dict[str, str]) -> str:
+def rename(name: str, prefixes: dict[str, str]) -> str:
     """Replace the prefix of a name, if it is one of these."""
-    for old, new in starts.items():
+    for old, new in prefixes.items():
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
 
 
-def _kind(rest: Weights) -> str:
+def _find_kind(rest: Weights) -> str:
     parts = {name.partition('.')[0] for name in rest}
     if parts & SEGMENTOR_PARTS:
         return 'segmentor'

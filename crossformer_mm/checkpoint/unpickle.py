@@ -210,11 +210,11 @@ class Unpickler(pickle._Unpickler):
         else:
             vars(target).update(state)
 
-    def count_bytes(self, made: object) -> None:
+    def count_bytes(self, obj: object) -> None:
         """Refuse a small file that allocates much memory."""
-        self.bytes_left -= sys.getsizeof(made)
-        if isinstance(made, Tensor):  # it may repeat its storage
-            self.bytes_left -= made.numel() * made.element_size()
+        self.bytes_left -= sys.getsizeof(obj)
+        if isinstance(obj, Tensor):  # it may repeat its storage
+            self.bytes_left -= obj.numel() * obj.element_size()
         require(self.bytes_left >= 0, 'it allocates far more memory than its size')
 
 
@@ -233,17 +233,17 @@ def check_data(result: object) -> None:
     """
     level, seen = [result], 0
     for _ in range(MAX_DEPTH):
-        inside: list[Any] = []
+        children: list[Any] = []
         for item in level:
-            foreign = isinstance(item, Name | Storage | FunctionType)
-            require(not foreign, 'it has a class or function instead of data')
+            is_reference = isinstance(item, Name | Storage | FunctionType)
+            require(not is_reference, 'it has a class or function instead of data')
             if isinstance(item, dict):
-                inside += item.values()
-                inside.append(getattr(item, '_metadata', None))
+                children += item.values()
+                children.append(getattr(item, '_metadata', None))
             elif isinstance(item, list | tuple):
-                inside += item
-            require(seen + len(inside) <= MAX_ITEMS, 'it repeats its items too often')
-        if not inside:
+                children += item
+            require(seen + len(children) <= MAX_ITEMS, 'it repeats its items too often')
+        if not children:
             return
-        level, seen = inside, seen + len(inside)
+        level, seen = children, seen + len(children)
     raise RefusedError('its containers are too deep')

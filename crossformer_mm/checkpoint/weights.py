@@ -73,21 +73,21 @@ def as_float32(weights: Weights) -> Weights:
         for name, tensor in weights.items()
         if not name.endswith('num_batches_tracked')
     }
-    if others := [
+    if wrong_types := [
         f'{name} {dtype_name(tensor)}'
         for name, tensor in floats.items()
         if not tensor.is_floating_point()
     ]:
         raise CheckpointError(
-            f'has {len(others)} weights that are no floating point numbers '
-            f'({first_few(others)}): use the file they were made from.'
+            f'has {len(wrong_types)} weights that are no floating point numbers '
+            f'({first_few(wrong_types)}): use the file they were made from.'
         )
     floats = {name: tensor.float() for name, tensor in floats.items()}
-    if broken := [
+    if invalid := [
         name for name, tensor in floats.items() if not torch.isfinite(tensor).all()
     ]:
         raise CheckpointError(
-            f'has {len(broken)} weights with NaN or Inf ({first_few(broken)}): the '
+            f'has {len(invalid)} weights with NaN or Inf ({first_few(invalid)}): the '
             'training that wrote it had failed. Use an earlier one of its checkpoints.'
         )
     return weights | floats

@@ -69,9 +69,9 @@ def find_config(name: str) -> Path:
     if stem in names:
         return FOLDER / f'{stem}.py'
     advice = 'crossformer-config without a name lists all'
-    near = [name for name in names if stem in name][:5]
-    if near := near or get_close_matches(stem, names, n=5, cutoff=0.3):
-        advice = 'near are:\n  ' + '\n  '.join(near)
+    matches = [name for name in names if stem in name][:5]
+    if matches := matches or get_close_matches(stem, names, n=5, cutoff=0.3):
+        advice = 'near are:\n  ' + '\n  '.join(matches)
     fail(f'there is no config {name!r}; {advice}')
 
 

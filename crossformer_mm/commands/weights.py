@@ -26,7 +26,7 @@ from ..checkpoint.recognize import (
 )
 from . import fail
 
-NEVER = (
+NOT_PUBLISHED = (
     'Never published: detectors and segmentors on CrossFormer++ (an open box in the '
     "authors' README), those of the 3x schedules, and Cascade Mask R-CNN."
 )
@@ -51,9 +51,9 @@ def main() -> None:
         return
     name = args.name.removesuffix('.py').replace('++', 'pp')
     if name not in FILES:
-        near = get_close_matches(name, FILES, n=3, cutoff=0.5)
-        advice = f'near are {", ".join(near)}. ' if near else ''
-        fail(f'no weights named {args.name!r} were published; {advice}{NEVER}')
+        matches = get_close_matches(name, FILES, n=3, cutoff=0.5)
+        advice = f'near are {", ".join(matches)}. ' if matches else ''
+        fail(f'no weights named {args.name!r} were published; {advice}{NOT_PUBLISHED}')
     published = FILES[name]
     # A classifier gets the name that the configs load.
     file = backbone_file(name) if published.kind == 'classifier' else f'{name}.pth'
@@ -114,8 +114,8 @@ def check(part: Path, published: Published) -> None:
 def print_list() -> None:
     """Print each file with its size and address."""
     width = max(map(len, FILES))
-    for name, one in FILES.items():
-        size = f'{one.parameters:>5} M parameters'
-        print(f'{name:{width}}  {one.kind:10}  {size}  {one.address}')
-    print(NEVER)
+    for name, file in FILES.items():
+        size = f'{file.parameters:>5} M parameters'
+        print(f'{name:{width}}  {file.kind:10}  {size}  {file.address}')
+    print(NOT_PUBLISHED)
     print(f'The links are from {REPOSITORY}; those to BaiduCloud need a browser.')

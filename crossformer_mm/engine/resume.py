@@ -18,7 +18,7 @@ BY_NAME = (
 )
 
 
-def find_start(runner: Runner) -> tuple[str | None, bool]:
+def find_start_checkpoint(runner: Runner) -> tuple[str | None, bool]:
     """Choose the checkpoint that a training with ``--resume`` starts from.
 
     This is the one named on the command line, else the newest in the work folder, else
@@ -69,12 +69,12 @@ def newest_checkpoint(runner: Runner) -> str | None:
             it may be the newest. The message names each.
     """
     work_dir = Path(runner.work_dir)
-    note = work_dir / 'last_checkpoint'
-    noted = note.read_text(errors='replace').strip() if note.is_file() else ''
-    if '://' in noted:
-        return noted  # left to MMEngine
+    pointer = work_dir / 'last_checkpoint'
+    recorded = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
+    if '://' in recorded:
+        return recorded  # left to MMEngine
     # The folder may have been moved or copied: prefer the files inside it.
-    latest = Path(noted)
+    latest = Path(recorded)
     paths = saved_checkpoints(runner, latest.name)
     if not paths and latest.is_file():
         paths = [latest]
@@ -93,11 +93,11 @@ def newest_checkpoint(runner: Runner) -> str | None:
             break
     newest = max(saved, key=lambda path: saved[path], default=None)
     refused = [e for e in problems.values() if not isinstance(e, DamagedError)]
-    if refused or newest is None and (problems or noted):
+    if refused or newest is None and (problems or recorded):
         lines = [f'Cannot resume the training in {work_dir}:']
         lines += [f'{path} {problem}' for path, problem in problems.items()]
         if not paths:
-            lines += [f'last_checkpoint names {noted}, which is not there.']
+            lines += [f'last_checkpoint names {recorded}, which is not there.']
         if newest:
             lines += [f'{newest} can be resumed {BY_NAME}.']
         raise CheckpointError(' '.join(lines))
@@ -160,10 +160,10 @@ def warn_if_finished(runner: Runner) -> None:
     """Warn if a resumed training is already finished."""
     loop = runner.train_loop
     unit = 'iter' if isinstance(loop, IterBasedTrainLoop) else 'epoch'
-    done, wanted = getattr(loop, unit), getattr(loop, f'max_{unit}s')
-    if done >= wanted:
+    done, total = getattr(loop, unit), getattr(loop, f'max_{unit}s')
+    if done >= total:
         runner.logger.warning(
-            f'Nothing is left to train: {done} of {wanted} {unit}s are done. To train '
+            f'Nothing is left to train: {done} of {total} {unit}s are done. To train '
             f'longer, set --cfg-options train_cfg.max_{unit}s=N; the learning rate '
             'stays what param_scheduler ended with.'
         )

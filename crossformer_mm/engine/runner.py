@@ -15,7 +15,7 @@ from torch import nn
 from ..checkpoint import check_loaded
 from ..ops import accelerate_cpu, is_faster_accelerated
 from .checks import check_data, check_masks, drop_overwritten
-from .resume import find_start, warn_if_finished
+from .resume import find_start_checkpoint, warn_if_finished
 
 
 @RUNNERS.register_module(force=True)
@@ -39,7 +39,7 @@ class CheckedRunner(Runner):
         """Check data and weights, then train."""
         check_data(self._train_dataloader, self._val_dataloader)
         if self._resume:
-            self._load_from, self._resume = find_start(self)
+            self._load_from, self._resume = find_start_checkpoint(self)
         drop_overwritten(self.model, self._load_from, self._resume)
         return super().train()
 

@@ -308,10 +308,10 @@ class CrossFormer(BaseModule):
         layers = sum(self.depths) + 2
         if not param_name.startswith(prefix):
             return layers - 1, layers
-        part, *place = param_name.removeprefix(prefix).split('.')
+        part, *path = param_name.removeprefix(prefix).split('.')
         if part == 'patch_embed':
             return 0, layers
-        stage, part, block, *_ = place
+        stage, part, block, *_ = path
         if part == 'downsample':  # as deep as the block before it
             return sum(self.depths[: int(stage) + 1]), layers
         return sum(self.depths[: int(stage)]) + int(block) + 1, layers

@@ -40,8 +40,8 @@ class DynamicPositionBias(nn.Module):
     def project_offsets(self, rows: int, cols: int) -> Tensor:
         """Project each offset: ``[2 rows - 1, 2 cols - 1, C // 16]``."""
         # The norm has a weight even if the linear layers are quantized or adapted.
-        like = cast(nn.LayerNorm, self.pos1[0]).weight
-        return self.pos_proj(offsets(rows, cols, like.device).to(like.dtype))
+        weight = cast(nn.LayerNorm, self.pos1[0]).weight
+        return self.pos_proj(offsets(rows, cols, weight.device).to(weight.dtype))
 
 
 def offsets(rows: int, cols: int, device: torch.device) -> Tensor:

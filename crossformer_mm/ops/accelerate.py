@@ -20,7 +20,7 @@ class OneDNNLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C']``."""
-        if _is_plain(x, self.weight):
+        if _use_plain_layer(x, self.weight):
             return super().forward(x)
         tokens = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
         out = F.conv2d(tokens, self.weight[:, :, None, None], self.bias)
@@ -50,7 +50,7 @@ def is_faster_accelerated() -> bool:
     return torch.backends.mkldnn.is_available() and seconds[1] < 0.9 * seconds[0]
 
 
-def _is_plain(x: Tensor, weight: Tensor) -> bool:
+def _use_plain_layer(x: Tensor, weight: Tensor) -> bool:
     """Return whether to run PyTorch's own layer."""
     faster = x.is_cpu and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
     traced = is_compiling() or needs_plain_operations()

@@ -28,7 +28,7 @@ from .state import is_compiling, needs_plain_operations, on_device
 # times as many elements as a block of scores.
 BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
-SLAB_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
+SLAB_ELEMENTS = {'cpu': 2**21, 'cuda': 2**30}
 SETTINGS = 'Tensor? table, SymInt[] grouping, SymInt heads, float scale'
 
 
@@ -86,7 +86,7 @@ def attention_weights(
     scores = q @ k.transpose(2, 3) * scale
     if table is not None:
         scores = scores + expand_bias(table, grouping).to(scores.dtype)
-    return (scores if padding is None else _hide(scores, padding)).softmax(-1)
+    return (scores if padding is None else _mask(scores, padding)).softmax(-1)
 
 
 def cut(
@@ -105,8 +105,8 @@ def expand_bias(table: Tensor, grouping: Grouping) -> Tensor:
     rows, cols, _ = grouping
     heads = table.shape[0]
     # Columns first: the larger copy then moves contiguous rows.
-    bias = table.index_select(2, _offset_places(cols, table.device))
-    bias = bias.index_select(1, _offset_places(rows, table.device))
+    bias = table.index_select(2, _offset_indices(cols, table.device))
+    bias = bias.index_select(1, _offset_indices(rows, table.device))
     bias = bias.reshape(heads, rows, rows, cols, cols).transpose(2, 3)
     return bias.reshape(heads, rows * cols, rows * cols)
 
@@ -192,7 +192,7 @@ def _slab_forward(
     step = len(q) if padding is None else on_device(BLOCK_SCORES, q) // bias.numel()
     out = q.new_empty(len(q), q.shape[2], heads, dim)
     for g in _slices(len(q), step):
-        mask = bias[None] if padding is None else _hide(bias[None], padding[g])
+        mask = bias[None] if padding is None else _mask(bias[None], padding[g])
         x = F.scaled_dot_product_attention(q[g], k[g], v[g], mask, scale=scale)
         out[g] = x.transpose(1, 2)
     out = ungroup_tokens(out.flatten(2), grouping, batch, height, width)
@@ -254,7 +254,7 @@ def _slab_backward(
             if bias is not None:
                 scores += bias[:, n]
             if padding is not None:
-                scores = _hide(scores, padding[g])
+                scores = _mask(scores, padding[g])
             weights = scores.softmax(-1)
             grad_v += weights.mT @ grad_[:, :, n]
             grad_weights = grad_[:, :, n] @ v_.mT
@@ -275,21 +275,21 @@ def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
     rows, cols, _ = grouping
     grad = grad_bias.reshape(-1, rows, cols, rows, cols).transpose(2, 3)
     grad = grad.reshape(-1, rows * rows, cols * cols)
-    place = _offset_places(rows, grad.device)
+    index = _offset_indices(rows, grad.device)
     by_row = grad.new_zeros(len(grad), 2 * rows - 1, cols * cols)
-    by_row.index_add_(1, place, grad)
-    place = _offset_places(cols, grad.device)
+    by_row.index_add_(1, index, grad)
+    index = _offset_indices(cols, grad.device)
     table = grad.new_zeros(len(grad), 2 * rows - 1, 2 * cols - 1)
-    return table.index_add_(2, place, by_row)
+    return table.index_add_(2, index, by_row)
 
 
-def _offset_places(side: int, device: torch.device) -> Tensor:
+def _offset_indices(side: int, device: torch.device) -> Tensor:
     """Return the index into the table of each pair along one side."""
-    place = torch.arange(side, device=device)
-    return (place[:, None] - place + side - 1).flatten()
+    index = torch.arange(side, device=device)
+    return (index[:, None] - index + side - 1).flatten()
 
 
-def _hide(scores: Tensor, padding: Tensor) -> Tensor:
+def _mask(scores: Tensor, padding: Tensor) -> Tensor:
     """Set padding to the lowest finite score: -inf gives NaN if all is padding."""
     return scores.masked_fill(padding[:, None, None], torch.finfo(scores.dtype).min)
 
@@ -297,12 +297,12 @@ def _hide(scores: Tensor, padding: Tensor) -> Tensor:
 def _slabs(parts: Tensor, grouping: Grouping) -> Iterator[tuple[slice, slice]]:
     """Cut a map ``[B, H, W, 3, h, d]`` into slabs: rows of whole windows, and heads."""
     window = grouping.rows * grouping.interval
-    limit = on_device(SLAB_NUMBERS, parts)
+    limit = on_device(SLAB_ELEMENTS, parts)
     step = window * max(1, limit // (window * parts[:, 0].numel()))
-    biases = 8 * on_device(BLOCK_SCORES, parts) // (grouping.rows * grouping.cols) ** 2
+    max_h = 8 * on_device(BLOCK_SCORES, parts) // (grouping.rows * grouping.cols) ** 2
     for rows in _slices(parts.shape[1], step):
         for h in _slices(
-            parts.shape[4], min(biases, limit // parts[:, rows, :, :, 0].numel())
+            parts.shape[4], min(max_h, limit // parts[:, rows, :, :, 0].numel())
         ):
             yield rows, h
 

@@ -76,9 +76,9 @@ def check_file(file: CocoFile) -> Iterator[Finding]:
     """Check one file; each finding names it and an id."""
     for what, entries in (('image', file.images), ('annotation', file.annotations)):
         ids = Counter(entry.get('id') for entry in entries)
-        twice = [number for number, times in ids.items() if times > 1]
-        if twice:
-            text = f'{what} id {twice[0]} occurs twice'
+        duplicates = [number for number, times in ids.items() if times > 1]
+        if duplicates:
+            text = f'{what} id {duplicates[0]} occurs twice'
             yield file.finding(text, 'give each its own id')
     yield from check_categories(file)
     named = {category['id'] for category in file.categories}
@@ -87,7 +87,7 @@ def check_file(file: CocoFile) -> Iterator[Finding]:
     masks = any(step.get('with_mask') for step in pipeline)
     wrong = defaultdict(list)
     for entry in file.annotations:
-        for problem in problems(entry, named, sizes, masks):
+        for problem in list_problems(entry, named, sizes, masks):
             wrong[problem].append(entry.get('id'))
     for (verdict, text, remedy), numbers in wrong.items():
         more = f' and {len(numbers) - 1} more' if len(numbers) > 1 else ''
@@ -103,23 +103,23 @@ def check_categories(file: CocoFile) -> Iterator[Finding]:
     names = {category['id']: category['name'] for category in file.categories}
     for missing in [name for name in classes if name not in names.values()]:
         near = get_close_matches(missing, names.values(), n=1, cutoff=0.6)
-        has = repr(near[0]) if near else ', '.join(list(names.values())[:10])
+        available = repr(near[0]) if near else ', '.join(list(names.values())[:10])
         text = f'no category {missing!r}, a class of the config'
-        yield file.finding(text, f'it has {has}')
+        yield file.finding(text, f'it has {available}')
     counts = Counter(names.get(entry.get('category_id')) for entry in file.annotations)
     if not any(counts[name] for name in classes):
         text = "no object of the config's classes"
         yield file.finding(text, 'check metainfo.classes')
     others = {n: count for n, count in counts.items() if n and n not in classes}
     if others:
-        first = ', '.join(f'{others[name]} of {name!r}' for name in list(others)[:5])
-        text = f'objects of {len(others)} categories are left out: {first}'
+        examples = ', '.join(f'{others[name]} of {name!r}' for name in list(others)[:5])
+        text = f'objects of {len(others)} categories are left out: {examples}'
         # This may be intended.
         remedy = 'add them to metainfo.classes if they are wanted'
         yield file.finding(text, remedy, 'warn')
 
 
-def problems(
+def list_problems(
     entry: dict[str, Any],
     categories: set[int],
     images: dict[int, dict[str, Any]],

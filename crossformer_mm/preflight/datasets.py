@@ -107,7 +107,7 @@ def sample(items: Sequence[T], count: int) -> Sequence[T]:
     return items[:: max(len(items) // count, 1)][:count]
 
 
-def with_objects(data: Any, classes: tuple[str, ...]) -> set[int]:
+def images_with_objects(data: Any, classes: tuple[str, ...]) -> set[int]:
     """Return the ids of the images with objects of some classes."""
     wanted = {c['id'] for c in data['categories'] if c['name'] in classes}
     return {a['image_id'] for a in data['annotations'] if a['category_id'] in wanted}
@@ -116,7 +116,7 @@ def with_objects(data: Any, classes: tuple[str, ...]) -> set[int]:
 def small_coco(split: Split, count: int, folder: Path) -> ConfigDict:
     """Return a data set's config, limited to a few images with objects."""
     data = read_json(split.annotation_file)
-    used = with_objects(data, split.classes)
+    used = images_with_objects(data, split.classes)
     chosen = sample([image for image in data['images'] if image['id'] in used], count)
     ids = {image['id'] for image in chosen}
     part = dict(data, images=chosen)

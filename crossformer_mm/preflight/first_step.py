@@ -19,8 +19,8 @@ from ..swap.dry_run import (
     build_model,
     find_keys,
     first_line,
+    iter_dicts,
     make_small,
-    parts_of,
     predict,
     step,
 )
@@ -52,11 +52,11 @@ def check_step(cfg: Config) -> Iterator[Finding]:
             yield failure('model', error, 'make neck and heads fit the backbone')
             return
     with TemporaryDirectory() as folder:
-        train = small_set(small, 'train', Path(folder))
+        train = small_dataset(small, 'train', Path(folder))
         if train is None:
             return  # reported by the checks of the data
-        yield from train_step(small, model, train, full)
-        yield from evaluate(small, model, Path(folder))
+        yield from check_training(small, model, train, full)
+        yield from check_evaluation(small, model, Path(folder))
 
 
 def failure(part: str, error: Exception, remedy: str) -> Finding:
@@ -64,7 +64,7 @@ def failure(part: str, error: Exception, remedy: str) -> Finding:
     return Finding('FAIL', part, first_line(error), remedy)
 
 
-def small_set(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
+def small_dataset(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
     """Return the config of a split with a few images, None if its files are missing."""
     split = next(data_sets(cfg, name), None)
     if split is None:
@@ -79,7 +79,7 @@ def small_set(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
         return None
 
 
-def train_step(
+def check_training(
     cfg: Config, model: BaseModel, config: ConfigDict, full: tuple[int, int] | None
 ) -> Iterator[Finding]:
     """Run a step; report the loss, the gradients, and the memory."""
@@ -121,7 +121,7 @@ def train_step(
         text = f'{len(names)} parameters without, such as {names[0]}'
         remedy = 'do not build them, or set find_unused_parameters=True on several GPUs'
         yield Finding('warn', 'gradients', text, remedy)
-    yield memory(cfg, model, sum(saved.values()) / 2, images, full)
+    yield estimate_memory(cfg, model, sum(saved.values()) / 2, images, full)
 
 
 def build_dataset(cfg: Config, config: ConfigDict) -> Any:
@@ -132,10 +132,10 @@ def build_dataset(cfg: Config, config: ConfigDict) -> Any:
     return DATASETS.build(config)
 
 
-def memory(
+def estimate_memory(
     cfg: Config,
     model: nn.Module,
-    an_image: float,
+    image_bytes: float,
     images: list[Any],
     full: tuple[int, int] | None,
 ) -> Finding:
@@ -145,7 +145,7 @@ def memory(
     batch = cfg.train_dataloader.get('batch_size', 1)
     # Weights, gradients and two averages of Adam; tensors saved for backward.
     weights = 16 * sum(parameter.numel() for parameter in model.parameters())
-    total = weights + batch * an_image * area / pixels
+    total = weights + batch * image_bytes * area / pixels
     size = f'{batch} images of {full[0]} x {full[1]}' if full else f'{batch} images'
     text = f'about {total / GIGABYTE:.1f} GiB a step, {size}, float32'
     remedy = 'half of it: a batch half as large, at half the learning rate'
@@ -155,9 +155,9 @@ def memory(
     return Finding('note', 'memory', text, remedy)
 
 
-def evaluate(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
+def check_evaluation(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
     """Predict a validation image, and evaluate the prediction."""
-    config = small_set(cfg, 'val', folder)
+    config = small_dataset(cfg, 'val', folder)
     if config is None or not cfg.get('val_evaluator'):
         return
     try:
@@ -195,7 +195,7 @@ def largest_image(loader: object) -> tuple[int, int] | None:
 
 def shrink(config: object) -> None:
     """Replace all image sizes in a config by a small one."""
-    for _, part in parts_of(config, ''):
+    for _, part in iter_dicts(config, ''):
         for name in SIZES:
             if is_size(part.get(name)):
                 part[name] = (SIDE, SIDE)

@@ -13,7 +13,7 @@ from ..checkpoint import CheckpointError, PretrainedBackbone
 from ..engine.checks import is_missing
 from ..models import CrossFormer
 from ..models.init_cfg import split_init_cfg
-from ..swap.dry_run import build_backbone, first_line, image_side, outputs_of
+from ..swap.dry_run import backbone_outputs, build_backbone, first_line, image_side
 from ..swap.rules import NORMALIZATION
 from .datasets import to_list
 from .finding import Finding
@@ -27,7 +27,7 @@ def check_network(cfg: Config) -> Iterator[Finding]:
         return
     try:
         network = build_backbone(cfg)
-        outputs = outputs_of(network, backbone)
+        outputs = backbone_outputs(network, backbone)
     except Exception as error:
         text = f'{backbone.type}: {first_line(error)}'
         yield Finding('FAIL', 'backbone', text, 'correct its arguments')
@@ -37,7 +37,7 @@ def check_network(cfg: Config) -> Iterator[Finding]:
     yield from check_widths(cfg, outputs.widths)
 
 
-def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
+def check_normalization(cfg: Config, is_crossformer: bool) -> Iterator[Finding]:
     """Check that images are normalized as in pretraining."""
     given = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     mean = given.get('mean')
@@ -48,7 +48,7 @@ def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
         return
     files = [*pretrained_files(cfg.model.backbone), cfg.model.get('pretrained') or '']
     torchvision = any(str(file).startswith('torchvision://') for file in files)
-    if not (ours and any(files)) and not torchvision:
+    if not (is_crossformer and any(files)) and not torchvision:
         return
     for key, value in NORMALIZATION.items():
         if given.get(key) != value:
@@ -95,22 +95,22 @@ def check_widths(cfg: Config, widths: list[int]) -> Iterator[Finding]:
     for name, part in parts:
         given, index = part.get('in_channels'), part.get('in_index')
         if isinstance(given, int):
-            taken = [widths[-1]]
+            expected = [widths[-1]]
             fits = given in widths
             if type(index) is int and index < len(widths):
-                taken = [widths[index]]
+                expected = [widths[index]]
                 fits = given == widths[index]
         elif isinstance(given, (list, tuple)):
-            several = isinstance(index, (list, tuple))
-            taken = [widths[i] for i in index] if several else widths
-            fits = sorted(given) == sorted(taken)  # YOLOv3's are in reverse
+            is_list = isinstance(index, (list, tuple))
+            expected = [widths[i] for i in index] if is_list else widths
+            fits = sorted(given) == sorted(expected)  # YOLOv3's are in reverse
         else:
             continue
         if not fits:
             is_int = isinstance(given, int)
             text = f'{name}.in_channels is {given if is_int else list(given)}'
             text += f', the backbone returns {widths}'
-            remedy = f'set it to {taken[0] if is_int else taken}'
+            remedy = f'set it to {expected[0] if is_int else expected}'
             yield Finding('FAIL', 'widths', text, remedy)
 
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..engine.checks import type_name
-from .datasets import data_sets, read_json, to_list, with_objects
+from .datasets import data_sets, images_with_objects, read_json, to_list
 from .finding import Finding
 
 ADAM_LIMIT = 2e-3  # above it Adam diverges with nearly any backbone
@@ -28,15 +28,15 @@ def check_schedule(cfg: Config) -> Iterator[Finding]:
         remedy = 'see the findings on its data'
         yield Finding('FAIL', 'iterations', 'no image to train on', remedy)
         return
-    an_epoch = max(math.ceil(images / batch), 1)
+    epoch_length = max(math.ceil(images / batch), 1)
     loop: dict[str, Any] = cfg.get('train_cfg') or {}
     by_epoch = 'max_epochs' in loop
-    total = loop['max_epochs'] * an_epoch if by_epoch else loop.get('max_iters', 0)
+    total = loop['max_epochs'] * epoch_length if by_epoch else loop.get('max_iters', 0)
     text = f'{total:,} iterations of {batch} of {images:,} images'
     text += f', {loop["max_epochs"]} epochs' if by_epoch else ''
     yield Finding('note', 'iterations', text)
-    epochs = loop['max_epochs'] if by_epoch else total / an_epoch
-    yield from check_schedulers(cfg, total, epochs, an_epoch)
+    epochs = loop['max_epochs'] if by_epoch else total / epoch_length
+    yield from check_schedulers(cfg, total, epochs, epoch_length)
     yield from check_intervals(cfg, loop, by_epoch)
 
 
@@ -95,17 +95,17 @@ def count_images(cfg: Config) -> int | None:
 
 def count_coco(config: dict[str, Any], data: Any, classes: tuple[str, ...]) -> int:
     """Count the images of an annotation file that are used in training."""
-    rules, used = config.get('filter_cfg') or {}, with_objects(data, classes)
-    smallest = rules.get('min_size', 0)
+    filters, used = config.get('filter_cfg') or {}, images_with_objects(data, classes)
+    smallest = filters.get('min_size', 0)
     return sum(
-        (image['id'] in used or not rules.get('filter_empty_gt'))
+        (image['id'] in used or not filters.get('filter_empty_gt'))
         and min(image['width'], image['height']) >= smallest
         for image in data['images']
     )
 
 
 def check_schedulers(
-    cfg: Config, total: int, epochs: float, an_epoch: int
+    cfg: Config, total: int, epochs: float, epoch_length: int
 ) -> Iterator[Finding]:
     """Check that warm-up and milestones are within the training."""
     for entry in to_list(cfg.get('param_scheduler')):

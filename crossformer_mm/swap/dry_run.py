@@ -201,7 +201,7 @@ def build_backbone(cfg: Config) -> nn.Module:
     return MODELS.build(without_pretrained(cfg.model.backbone))
 
 
-def outputs_of(network: nn.Module, config: dict[str, Any]) -> Outputs:
+def backbone_outputs(network: nn.Module, config: dict[str, Any]) -> Outputs:
     """Return the outputs of a backbone built from a config.
 
     Raises:
@@ -225,17 +225,17 @@ def first_line(error: BaseException) -> str:
     return f'{type(error).__name__}: {textwrap.shorten(line, 200)}'
 
 
-def parts_of(node: object, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def iter_dicts(node: object, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """List every dict inside a config with its path, such as 'model.neck[0]'."""
     if isinstance(node, dict):
         yield path, node
         for key, value in node.items():
-            yield from parts_of(value, f'{path}.{key}')
+            yield from iter_dicts(value, f'{path}.{key}')
     elif isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
-            yield from parts_of(value, f'{path}[{i}]')
+            yield from iter_dicts(value, f'{path}[{i}]')
 
 
 def find_keys(node: object, wanted: str) -> list[Any]:
     """List the values of a key in all dicts inside a config."""
-    return [part[wanted] for _, part in parts_of(node, '') if wanted in part]
+    return [part[wanted] for _, part in iter_dicts(node, '') if wanted in part]
