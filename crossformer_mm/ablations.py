@@ -65,7 +65,7 @@ class SpatialReductionAttention(nn.Module):
             if it is None. Defaults to None.
         attn_drop_rate (float): Dropout of the attention weights. Defaults to 0.
         proj_drop_rate (float): Dropout of the output. Defaults to 0.
-        position_bias (None): Not supported: there are no groups.
+        position_bias (None): Not supported, because there are no groups.
 
     Raises:
         ValueError: If a position bias is given.

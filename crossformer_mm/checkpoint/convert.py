@@ -31,7 +31,7 @@ SUFFIXES = ('.pth', '.safetensors')
 
 
 def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, Any]:
-    """Make the content of a checkpoint file.
+    """Return the content of a new checkpoint file.
 
     Args:
         network (Network): Network recognized in another checkpoint.
@@ -155,7 +155,7 @@ def check_target(path: Path) -> None:
     """Check that a new file can be written at ``path``.
 
     Raises:
-        CheckpointError: If suffix or folder are invalid, or the file exists.
+        CheckpointError: If the suffix or folder is invalid, or the file exists.
     """
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f'must end in {" or ".join(SUFFIXES)}.')
@@ -213,7 +213,7 @@ def _rename(part: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # A file system without hard links, such as exFAT: take the name first.
+        # File systems without hard links, such as exFAT: reserve the name first.
         path.touch(exist_ok=False)
         os.replace(part, path)
 

@@ -236,7 +236,7 @@ def check_types(call: Callable[..., Any], *kinds: type) -> Callable[..., Any]:
 
 
 def make_set(items: list[Any]) -> set[Any]:
-    """Make a set of a list."""
+    """Make a set from a list."""
     require(type(items) is list and all(map(is_key, items)), 'it has an invalid set')
     return set(items)
 

@@ -135,7 +135,7 @@ def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
 
 
 def _describe_other_file(start: bytes) -> str:
-    """Describe a file that is no checkpoint, by its first bytes."""
+    """Describe a file that is not a checkpoint, by its first bytes."""
     if not start:
         return 'is empty: get it again.'
     if start.lstrip().startswith(b'<'):
@@ -209,7 +209,7 @@ def _list_entries(file: io.BufferedReader, size: int) -> dict[str, zipfile.ZipIn
     """Return the entries of a zip by name.
 
     Duplicate names and compression are refused because programs read them differently,
-    overlapping entries because a small file could then take long to read.
+    overlapping entries because a small file could then take a long time to read.
     """
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()

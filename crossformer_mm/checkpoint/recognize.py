@@ -64,7 +64,7 @@ def recognize(content: object, prefix: str = '') -> Network:
         prefix (str): Prefix that the backbone's weights must have. Defaults to ''.
 
     Raises:
-        CheckpointError: If it holds no CrossFormer, or more than one.
+        CheckpointError: If it contains no CrossFormer, or more than one.
     """
     weights, dropped = _find_weights(content)
     backbone_prefix = _find_backbone(weights, prefix)

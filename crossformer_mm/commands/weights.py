@@ -55,7 +55,7 @@ def main() -> None:
         advice = f'near are {", ".join(matches)}. ' if matches else ''
         fail(f'no weights named {args.name!r} were published; {advice}{NOT_PUBLISHED}')
     published = FILES[name]
-    # A classifier gets the name that the configs load.
+    # Configs load classifiers by this name.
     file = backbone_file(name) if published.kind == 'classifier' else f'{name}.pth'
     fetch(published, args.folder / file)
 

@@ -82,7 +82,7 @@ class CheckedRunner(Runner):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Write under a temporary name, then rename: no partial file is left."""
+        """Write under a temporary name, then rename, to avoid partial files."""
         save = partial(super().save_checkpoint, out_dir)
         if '://' in out_dir or file_client_args or kwargs.get('backend_args'):
             save(filename, file_client_args, *args, **kwargs)

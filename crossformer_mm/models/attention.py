@@ -62,7 +62,7 @@ class GroupAttention(nn.Module):
 def long_short_distance(
     block: int, rule: GroupRule, **args: Any
 ) -> tuple[nn.Module, FindGroups]:
-    """Make the attention of a block: SDA in blocks 0, 2, 4, ..., LDA in 1, 3, 5, ...
+    """Build the attention of a block: SDA in blocks 0, 2, 4, ..., LDA in 1, 3, 5, ...
 
     Returns:
         tuple: The module, and a function from height and width to ``Grouping``.

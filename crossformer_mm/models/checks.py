@@ -1,4 +1,4 @@
-"""Checks of arguments; each error names the argument, its value and what is allowed."""
+"""Checks of arguments; each error names the argument, its value and the allowed values."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps

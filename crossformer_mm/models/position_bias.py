@@ -20,7 +20,7 @@ class DynamicPositionBias(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         hidden = dim // 4 // 4
-        # The names are those of the published checkpoints.
+        # Names as in the published checkpoints.
         self.pos_proj = nn.Linear(2, hidden)
         self.pos1 = self._layer(hidden, hidden)
         self.pos2 = self._layer(hidden, hidden)

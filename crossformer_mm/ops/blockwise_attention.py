@@ -148,7 +148,7 @@ def compiled_operator(
 
     Args:
         schema (str): Types of the arguments and results, in torch's notation.
-        empty_results (Callable): Makes results of the right shape from the arguments.
+        empty_results (Callable): Returns empty results of the right shape.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -84,7 +84,7 @@ def has_base(kind: type | None, name: str) -> bool:
 
 
 def to_list(entry: Any) -> list[Any]:
-    """Return the configs of heads or metrics, of which there may be one or several."""
+    """Return a list of configs, such as of heads or metrics, given one or several."""
     entry = entry or []
     return entry if isinstance(entry, list) else [entry]
 

@@ -17,7 +17,7 @@ IMAGES = 16  # number of images to open
 
 
 def check_label_maps(cfg: Config) -> Iterator[Finding]:
-    """Check that label images exist, fit their images, and hold known values."""
+    """Check that label images exist, fit their images, and have valid values."""
     done = set()
     for split in data_sets(cfg):
         key = str(split.config.get('data_prefix')), str(split.config.get('ann_file'))

@@ -155,7 +155,7 @@ def make_small(cfg: Config, side: int) -> None:
 
 
 def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElement:
-    """Make random boxes, masks as large as these, and a map of two classes."""
+    """Make random boxes, masks that fill them, and a map of two classes."""
     from mmdet.structures import DetDataSample
 
     rest = dict(scale_factor=(1.0, 1.0), flip=False, img_id=0)
@@ -168,7 +168,7 @@ def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElem
 
 
 def random_objects(height: int, width: int, classes: int) -> InstanceData:
-    """Make random boxes, and masks as large as these."""
+    """Make random boxes, and masks that fill them."""
     from mmdet.structures.mask import BitmapMasks
 
     corners = torch.rand(OBJECTS, 2) * 0.7
