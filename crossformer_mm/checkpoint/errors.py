@@ -8,7 +8,7 @@ LONGEST = 80  # characters of a name in a message
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message has its name, the reason and a remedy."""
+    """A checkpoint cannot be used; the message has its name, reason and remedy."""
 
     def __init__(self, message: str) -> None:
         # Names and reasons come from untrusted files and servers.

@@ -1,4 +1,4 @@
-"""Checks of arguments; each error names the argument, its value and the allowed values."""
+"""Checks of arguments; errors name the argument, its value and allowed values."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
