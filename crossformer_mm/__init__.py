@@ -5,8 +5,8 @@ MMDetection, MMSegmentation and MMPretrain find them::
 
     custom_imports = dict(imports=['crossformer_mm'], allow_failed_imports=False)
 
-It also gives MMEngine a safe reader of its own checkpoints, and lets configs inherit
-from ``mmseg::`` with the OneDL forks.
+It also makes MMEngine read checkpoints safely, and lets configs inherit from
+``mmseg::`` with the OneDL forks.
 """
 
 from .checkpoint import allow_mmengine_checkpoints

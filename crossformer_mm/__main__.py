@@ -1,4 +1,4 @@
-"""Run one of the tools that come with the package, from any folder.
+"""Run a tool of the package from any folder.
 
 ::
 
@@ -14,13 +14,13 @@ FOLDER = Path(__file__).parent / '.mim' / 'tools'
 
 
 def main() -> None:
-    """Run the tool that the first argument names, or list all."""
+    """Run the tool named by the first argument, or list all tools."""
     tools = {path.stem: path for path in sorted(FOLDER.glob('*.py'))}
     name = sys.argv[1] if len(sys.argv) > 1 else ''
     if name not in tools:
         sys.exit('usage: python -m crossformer_mm TOOL ...\nTOOL: ' + ', '.join(tools))
     sys.argv[:2] = [str(tools[name])]
-    sys.path[0] = str(FOLDER)  # the tools import their parts
+    sys.path[0] = str(FOLDER)  # the tools import `parts`
     runpy.run_path(sys.argv[0], run_name='__main__')
 
 

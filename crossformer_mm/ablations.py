@@ -1,15 +1,15 @@
 """Variants of CrossFormer's parts for the paper's ablations (CrossFormer, table 5).
 
-Other attention than LSDA, other position representations than DPB. A config imports
-them by ::
+They replace LSDA by other attention and DPB by other position representations. A
+config imports them with ::
 
     custom_imports = dict(imports=['crossformer_mm', 'crossformer_mm.ablations'])
 
-and the arguments ``attention`` ('sda' or 'lda' only, 'shifted' windows as in Swin,
-spatial 'reduction' as in PVT) and ``position_bias`` ('dpb_residual' with residual
-connections in the DPB, 'rpb' as in Swin, 'ape': absolute, added to the tokens of the
-first stage) of a backbone. For a single-scale embedding set ``patch_sizes=[4]`` and
-``merge_sizes=[[2]] * 3``.
+and selects them with the backbone's arguments ``attention`` ('sda' or 'lda' only,
+'shifted' windows as in Swin, spatial 'reduction' as in PVT) and ``position_bias``
+('dpb_residual' with residual connections in the DPB, 'rpb' as in Swin, 'ape': absolute,
+added to the tokens of the first stage). For a single-scale embedding set
+``patch_sizes=[4]`` and ``merge_sizes=[[2]] * 3``.
 """
 
 from typing import Any
@@ -34,16 +34,16 @@ class ShiftedWindowAttention(GroupAttention):
     """
 
     def forward(self, x: Tensor, grouping: Grouping) -> Tensor:
-        """Attend within shifted windows of ``[B, H, W, C]``; the shape stays."""
+        """Attend within shifted windows of ``[B, H, W, C]``; the shape is unchanged."""
         batch, height, width, _ = x.shape
         # A window as large as the map is not shifted.
         down, right = (
-            side - side // 2 if side < whole else 0
-            for side, whole in zip(grouping, (height, width))
+            side - side // 2 if side < map_side else 0
+            for side, map_side in zip(grouping, (height, width))
         )
         shift = (0, 0, right, 0, down, 0)
-        real = F.pad(x.new_ones(batch, height, width, 1), shift)
-        padding = group_tokens(real, grouping).squeeze(-1) == 0
+        valid = F.pad(x.new_ones(batch, height, width, 1), shift)
+        padding = group_tokens(valid, grouping).squeeze(-1) == 0
         q, k, v, _ = cut(F.pad(self.qkv(x), shift), grouping, self.num_heads)
         table = None if self.pos is None else self.pos(grouping.rows, grouping.cols)
         weights = attention_weights(q, k, table, padding, grouping, self.scale)
@@ -62,10 +62,10 @@ class SpatialReductionAttention(nn.Module):
         ratio (int): Stride of the reduction.
         qkv_bias (bool): Whether query, key and value have a bias. Defaults to True.
         qk_scale (float, optional): Factor of the scores; ``(C / heads) ** -0.5``
-            where it is None. Defaults to None.
+            if it is None. Defaults to None.
         attn_drop_rate (float): Dropout of the attention weights. Defaults to 0.
         proj_drop_rate (float): Dropout of the output. Defaults to 0.
-        position_bias (None): Not supported: there are no groups.
+        position_bias (None): Not supported, because there are no groups.
 
     Raises:
         ValueError: If a position bias is given.
@@ -190,7 +190,7 @@ def shifted(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, FindGr
 
 
 def reduction(block: int, rule: GroupRule, **args: Any) -> tuple[nn.Module, FindGroups]:
-    """Use spatial reduction by the interval: 8, 4, 2 and 1 in both papers."""
+    """Use spatial reduction with the interval as ratio (8, 4, 2, 1 in both papers)."""
     if rule.interval is None:
         raise ValueError(
             "attention='reduction' reduces by crs_interval: it cannot be adaptive."

@@ -6,8 +6,8 @@
         backbone(image)
     tokens, weights = records[stage][block].of_token(row, col)
 
-Hooks keep the input of each attention; the weights are computed on access, so that the
-forward pass is the usual one.
+Hooks store the input of each attention. The weights are computed on access, so the
+forward pass is unchanged.
 """
 
 from collections.abc import Iterator
@@ -49,15 +49,15 @@ class AttentionRecord:
         The index of a token is row * W + column; that of padding is -1.
         """
         height, width = self.shape
-        numbers = torch.arange(1, height * width + 1, device=self.x.device)
-        numbers = group_tokens(numbers.view(1, height, width, 1), self.grouping)
-        return numbers.squeeze(-1) - 1
+        indices = torch.arange(1, height * width + 1, device=self.x.device)
+        indices = group_tokens(indices.view(1, height, width, 1), self.grouping)
+        return indices.squeeze(-1) - 1
 
     @torch.no_grad()
     def weights(self, groups: slice = slice(None)) -> Tensor:
         """Compute the weights in a slice of the groups: ``[groups, heads, N, N]``.
 
-        Rows are queries and sum to 1 over the keys; rows of padding mean nothing.
+        Rows are queries and sum to 1 over the keys; ignore the rows of padding.
         """
         attention = self.attention
         q, k, *_ = cut(attention.qkv(self.x), self.grouping, attention.num_heads)
@@ -72,22 +72,22 @@ class AttentionRecord:
         return None if pos is None else pos(self.grouping.rows, self.grouping.cols)
 
     def of_token(self, row: int, col: int) -> tuple[Tensor, Tensor]:
-        """Return what one token attends to.
+        """Return the tokens that one token attends to, and their weights.
 
         Returns:
-            tuple[Tensor]: The numbers of the N tokens in its group without padding, and
-            the weight of each, ``[heads, N]``.
+            tuple[Tensor]: The indices of the N tokens in its group, without padding,
+            and their weights, ``[heads, N]``.
         """
         groups = self.groups()
-        ((group, place),) = (groups == row * self.shape[1] + col).nonzero().tolist()
-        real = groups[group] >= 0
+        ((group, position),) = (groups == row * self.shape[1] + col).nonzero().tolist()
+        valid = groups[group] >= 0
         weights = self.weights(slice(group, group + 1))
-        return groups[group, real], weights[0, :, place, real]
+        return groups[group, valid], weights[0, :, position, valid]
 
 
 @contextmanager
 def record_attention(backbone: CrossFormer) -> Iterator[list[list[AttentionRecord]]]:
-    """Record the attention of the forward pass within the context, of one image.
+    """Record the attention in a forward pass of one image.
 
     Args:
         backbone (CrossFormer): In evaluation mode, so that there is no dropout.

@@ -1,13 +1,13 @@
-"""Read published checkpoints safely, load them whole, convert them.
+"""Read, load and convert published checkpoints safely.
 
-``errors``     the one error, and names in messages
-``names``      the names that a pickle may use, and what stands in for each
-``unpickle``   a pickle, read as data
-``reader``     a file of torch.save or safetensors: its content, or one clear error
-``weights``    weights by name: shapes, differences, precision
-``recognize``  the published networks, and which of them a file holds
-``load``       weights into networks, by ``init_cfg`` and by MMEngine
-``convert``    weights for another program, and the new file
+``errors``     the exceptions, and formatting of names in messages
+``names``      classes and functions that a pickle may use, and their substitutes
+``unpickle``   an unpickler that executes nothing
+``reader``     reads a file of torch.save or safetensors, or raises one clear error
+``weights``    shapes, differences and precision of state dicts
+``recognize``  the published networks; identifies the network in a file
+``load``       loads weights into networks, for ``init_cfg`` and for MMEngine
+``convert``    converts weights for another program and writes the new file
 """
 
 from .errors import CheckpointError

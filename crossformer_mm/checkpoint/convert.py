@@ -24,25 +24,24 @@ from .recognize import (
 )
 from .weights import Difference, Weights, as_float32, compare, shapes_of
 
-RECORD = 'crossformer_mm'  # key of 'meta': where the weights come from
-LARGEST_LIST = 100_000  # numbers of an array in 'meta'
+RECORD = 'crossformer_mm'  # key of 'meta': origin of the weights
+LARGEST_LIST = 100_000  # maximum size of an array in 'meta'
 TARGETS = ('backbone', 'classifier', 'detector', 'segmentor', 'original')
 SUFFIXES = ('.pth', '.safetensors')
 
 
 def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, Any]:
-    """Make the content of a checkpoint file.
+    """Return the content of a new checkpoint file.
 
     Args:
-        network (Network): What was found in another checkpoint.
+        network (Network): Network recognized in another checkpoint.
         target (str): 'backbone', 'classifier' (for MMPretrain 1.x), 'detector' (for
-            MMDetection 3.x), 'segmentor' (for MMSegmentation 1.x), or 'original': for
-            the original code, a classifier with its head, of others the backbone.
+            MMDetection 3.x), 'segmentor' (for MMSegmentation 1.x), or 'original' (for
+            the original code: a classifier with its head, else only the backbone).
         meta (dict): Stored with the weights, see `make_meta`.
 
     Raises:
-        CheckpointError: If the network has no such weights, or not all of them, or
-            they are no finite numbers.
+        CheckpointError: If the weights are missing, incomplete or not finite.
     """
     weights = select(network, target)
     if network.variant is None:
@@ -52,7 +51,7 @@ def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, An
             f'is no whole {full_name(network.variant)} {target}: {difference}. Get it '
             'again, or take only its backbone, if that is whole, by --to backbone.'
         )
-    weights = {name: own_memory(t) for name, t in as_float32(weights).items()}
+    weights = {name: copy_view(t) for name, t in as_float32(weights).items()}
     if target == 'original':
         return {'meta': meta, 'model': weights}
     if target != 'backbone':
@@ -61,7 +60,7 @@ def convert(network: Network, target: str, meta: dict[str, Any]) -> dict[str, An
 
 
 def select(network: Network, target: str) -> Weights:
-    """Return the weights that ``target`` is made of, by their published names.
+    """Return the weights of ``target`` by their published names.
 
     Raises:
         CheckpointError: If the network has no such weights.
@@ -78,7 +77,7 @@ def select(network: Network, target: str) -> Weights:
 def compare_with_variant(
     network: Network, variant: str, weights: Weights
 ) -> Difference:
-    """Compare weights with the published variant, heads of OpenMMLab apart."""
+    """Compare weights with the published variant, ignoring heads of OpenMMLab."""
     is_classifier = network.kind == 'classifier'
     if is_classifier and weights.keys() != network.backbone.keys():
         return compare(shapes_of(weights), classifier_shapes(variant))
@@ -90,15 +89,15 @@ def compare_with_variant(
 def make_meta(
     network: Network, target: str, source: str, sha256: str, source_meta: object
 ) -> dict[str, Any]:
-    """Return the 'meta' of the new file: where its weights come from.
+    """Return the 'meta' of the new file: the origin of its weights.
 
     Args:
-        network (Network): What was found in the source.
-        target (str): What is made of it.
+        network (Network): Network recognized in the source.
+        target (str): Target of the conversion.
         source (str): Name of the source.
         sha256 (str): Its hash.
-        source_meta: Its own 'meta'. The names of the classes are copied, which
-            MMDetection's and MMSegmentation's inferencers need.
+        source_meta: Its 'meta'. The names of the classes are copied, because
+            MMDetection's and MMSegmentation's inferencers need them.
     """
     meta = {
         RECORD: {
@@ -142,11 +141,11 @@ def openmmlab_name(name: str, network: Network) -> str:
     return rename(name, TO_MMPRETRAIN) if network.kind == 'classifier' else name
 
 
-def own_memory(tensor: Tensor) -> Tensor:
-    """Copy a view of a larger tensor: torch.save writes the larger one."""
+def copy_view(tensor: Tensor) -> Tensor:
+    """Copy a view, because torch.save would write the larger tensor behind it."""
     tensor = tensor.detach().contiguous()
-    whole = tensor.untyped_storage().nbytes() == tensor.nbytes
-    return tensor if whole else tensor.clone()
+    owns_storage = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if owns_storage else tensor.clone()
 
 
 # The new file
@@ -156,7 +155,7 @@ def check_target(path: Path) -> None:
     """Check that a new file can be written at ``path``.
 
     Raises:
-        CheckpointError: If its suffix is unknown, its folder missing, or it is there.
+        CheckpointError: If the suffix or folder is invalid, or the file exists.
     """
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f'must end in {" or ".join(SUFFIXES)}.')
@@ -170,8 +169,8 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
     """Write a file under a temporary name in the same folder, then rename it.
 
     Args:
-        content (dict): As ``convert`` returns it.
-        path (Path): The file; its suffix chooses the format.
+        content (dict): Returned by ``convert``.
+        path (Path): The file; its suffix determines the format.
         publish (bool): Whether to put the first eight digits of the file's SHA-256
             into its name, as OpenMMLab does.
 
@@ -179,7 +178,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
         Path: The file.
 
     Raises:
-        CheckpointError: If it cannot be written; nothing is left behind.
+        CheckpointError: If it cannot be written; no partial file remains.
     """
     check_target(path)
     # A name that no other process uses, even in another container.
@@ -197,7 +196,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, publish: bool) -> Path
             'is there already, made by another program in the meantime.'
         ) from error
     except Exception as error:
-        # torch reports a full disk as an unexpected position; the reason is inside.
+        # torch reports a full disk as an unexpected position; the cause is chained.
         cause = error.__context__ or error
         reason = getattr(cause, 'strerror', None) or cause
         raise CheckpointError(f'cannot be written: {reason}.') from cause
@@ -214,7 +213,7 @@ def _rename(part: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # A file system without hard links, such as exFAT: take the name first.
+        # File systems without hard links, such as exFAT: reserve the name first.
         path.touch(exist_ok=False)
         os.replace(part, path)
 

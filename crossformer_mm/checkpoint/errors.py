@@ -1,36 +1,36 @@
-"""Errors of a checkpoint that cannot be used, and how they show its names."""
+"""Errors of unusable checkpoints, and formatting of names in their messages."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LONGEST = 80  # of a name in a message
+LONGEST = 80  # characters of a name in a message
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message says which, why and what to do."""
+    """A checkpoint cannot be used; the message has its name, reason and remedy."""
 
     def __init__(self, message: str) -> None:
-        # Names and reasons come from files and servers that nobody has checked.
+        # Names and reasons come from untrusted files and servers.
         super().__init__(one_line(message))
 
 
 class DamagedError(CheckpointError):
-    """A file is not whole, or not what was written."""
+    """A file is truncated or damaged."""
 
 
 class RefusedError(CheckpointError):
-    """A file asks for more than to be read as data."""
+    """A file contains more than data."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f'is refused: {problem}. Nothing of it was run.')
 
 
 def require(condition: object, problem: str) -> None:
-    """Refuse the file unless a condition holds.
+    """Refuse the file unless a condition is true.
 
     Raises:
-        RefusedError: If it does not.
+        RefusedError: If it is false.
     """
     if not condition:
         raise RefusedError(problem)
@@ -38,7 +38,7 @@ def require(condition: object, problem: str) -> None:
 
 @contextmanager
 def error_context(source: str | Path) -> Iterator[None]:
-    """Put the name of the file in front of the errors that are raised inside."""
+    """Prefix errors raised inside with the name of the file."""
     try:
         yield
     except CheckpointError as error:
@@ -47,7 +47,7 @@ def error_context(source: str | Path) -> Iterator[None]:
 
 
 def one_line(text: str) -> str:
-    """Replace what is not printable, such as a line break, by its number."""
+    """Escape unprintable characters, such as line breaks."""
     return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -58,7 +58,7 @@ def printable(name: object) -> str:
 
 
 def first_few(names: Iterable[object]) -> str:
-    """List the first three names, and how many there are beyond."""
+    """List the first three names, and the number of further ones."""
     texts = [printable(name) for name in names]
     more = f' and {len(texts) - 3} more' if len(texts) > 3 else ''
     return ', '.join(texts[:3]) + more

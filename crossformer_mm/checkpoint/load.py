@@ -1,4 +1,4 @@
-"""Weights into networks: all of them, or an error that says what differs."""
+"""Load all weights into a network, or raise an error that lists the differences."""
 
 import logging
 import os.path as osp
@@ -35,24 +35,24 @@ HELP = (
 )
 
 
-# A backbone's weights, by init_cfg
+# Weights of a backbone, loaded by init_cfg
 
 
 @WEIGHT_INITIALIZERS.register_module(force=True)
 class PretrainedBackbone(PretrainedInit):
-    """Loads a backbone's weights from any published kind of file, unconverted.
+    """Loads a backbone's weights from any published file, without conversion.
 
     Replaces MMEngine's ``Pretrained``, which continues, with or without a warning, if
     a file has only some of the weights or none.
 
     Args:
-        checkpoint (str): A path, a URL, or what else MMEngine's file clients know.
-        prefix (str, optional): What the names of the weights start with, in a file
-            with several backbones. Defaults to None.
-        strict (bool): Whether the file must hold each parameter of the backbone, in
-            its shape, and no other. Otherwise what fits is loaded, and a warning
-            lists the differences. Defaults to True.
-        **kwargs: Further arguments of MMEngine's ``PretrainedInit``, without effect.
+        checkpoint (str): A path, a URL, or an address of MMEngine's file clients.
+        prefix (str, optional): Prefix of the weights' names, for a file with several
+            backbones. Defaults to None.
+        strict (bool): Whether names and shapes in the file must be exactly those of
+            the backbone. Otherwise matching weights are loaded, and a warning lists
+            the differences. Defaults to True.
+        **kwargs: Further arguments of MMEngine's ``PretrainedInit``, ignored.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class PretrainedBackbone(PretrainedInit):
             update_init_info(module, self._get_init_info())
 
 
-# A whole network's weights, by MMEngine
+# Weights of a complete network, loaded by MMEngine
 
 
 def check_loaded(
@@ -125,19 +125,19 @@ def check_loaded(
 ) -> None:
     """Check that a checkpoint that MMEngine has loaded fits the model completely.
 
-    MMEngine loads what fits, and only logs what does not.
+    MMEngine loads matching weights and only logs the differences.
 
     Args:
         model (nn.Module): The network.
-        checkpoint (dict): What has been loaded into it.
-        source (str): Where from.
-        strict (bool): Whether the checkpoint must hold each weight of the model, in its
-            shape, and no other. Defaults to True.
-        fine_tuning (bool): Whether weights may have other shapes, as those of another
-            number of classes: they are not loaded. Defaults to False.
+        checkpoint (dict): The checkpoint that was loaded into it.
+        source (str): Name of the checkpoint's file.
+        strict (bool): Whether names and shapes in the checkpoint must be exactly those
+            of the model. Defaults to True.
+        fine_tuning (bool): Whether shapes may differ, e.g. for another number of
+            classes; such weights are not loaded. Defaults to False.
 
     Raises:
-        CheckpointError: If it must, and does not.
+        CheckpointError: If the checkpoint does not fit.
     """
     network: Any = model
     while is_model_wrapper(network) or isinstance(network, BaseTTAModel):
@@ -152,8 +152,8 @@ def check_loaded(
             'this config or the config of this checkpoint; strict=False in the config '
             'loads what fits and leaves the rest as it is.'
         )
-    left = [*difference.missing, *difference.mismatched]
-    layers = dict.fromkeys(weight.rpartition('.')[0] for weight in left)
+    not_loaded = [*difference.missing, *difference.mismatched]
+    layers = dict.fromkeys(weight.rpartition('.')[0] for weight in not_loaded)
     print_log(
         f'Loaded what fits the {name} of {source}: {difference}. Left as they were: '
         + ', '.join(layers),
@@ -165,8 +165,8 @@ def check_loaded(
 def compare_loaded(model: nn.Module, checkpoint: dict[str, Any]) -> Difference:
     """Compare a checkpoint with the model that it has been loaded into.
 
-    It is loaded again, by the same function of MMEngine, because modules may rename
-    weights of their older versions while they load.
+    It is loaded again with MMEngine's function, because modules may rename weights of
+    older versions during loading.
     """
     state = checkpoint.get('state_dict', checkpoint)
     state = OrderedDict(
@@ -188,7 +188,7 @@ def compare_loaded(model: nn.Module, checkpoint: dict[str, Any]) -> Difference:
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let MMEngine load checkpoints with this reader.
+    """Make MMEngine load checkpoints with this reader.
 
     By default it uses ``torch.load``. From torch 2.6 on, that refuses MMEngine's own
     checkpoints, because they contain the training log; older versions execute code in a
@@ -203,8 +203,8 @@ def allow_mmengine_checkpoints() -> None:
         CheckpointLoader.register_scheme(prefixes, loader, force=True)
 
 
-def trusted_by_the_user() -> dict[str, Any]:
-    """Return what the user lets ``torch.load`` read, by full name."""
+def user_safe_globals() -> dict[str, Any]:
+    """Return the user's safe globals of ``torch.load`` by full name."""
     get_safe_globals = getattr(torch.serialization, 'get_safe_globals', list)
     trusted = {}
     for item in get_safe_globals():
@@ -214,17 +214,17 @@ def trusted_by_the_user() -> dict[str, Any]:
 
 
 def load_from_file(filename: str, map_location: MapLocation = None) -> Any:
-    """Load a checkpoint, instead of MMEngine's loaders of files.
+    """Load a checkpoint from a file; replaces MMEngine's loaders.
 
     Raises:
         CheckpointError: If it cannot be read.
     """
     with error_context(filename):
-        return read_checkpoint(filename, map_location, trusted_by_the_user())
+        return read_checkpoint(filename, map_location, user_safe_globals())
 
 
 def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
-    """Load a URL, instead of MMEngine's loader; keep the downloaded file.
+    """Load a checkpoint from a URL and keep the file; replaces MMEngine's loader.
 
     Raises:
         CheckpointError: If it cannot be downloaded or read.
@@ -240,7 +240,7 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
     if get_rank() == 0:
         barrier()
     try:
-        return read_checkpoint(str(path), map_location, trusted_by_the_user())
+        return read_checkpoint(str(path), map_location, user_safe_globals())
     except CheckpointError as error:
         raise CheckpointError(
             f'{filename} was kept in {path}, which {error} To download it again: '

@@ -1,8 +1,8 @@
-"""The names that a checkpoint may use, and what stands in for each.
+"""The names that a checkpoint may use, and the substitute for each.
 
-A pickle looks up classes and functions by their full names. For each name that a
-legitimate checkpoint needs, a function here takes its place: it checks its arguments
-and returns only tensors, arrays, logs and plain data. Every other name is refused.
+A pickle looks up classes and functions by their full names. Each name that legitimate
+checkpoints need is replaced by a function here, which checks its arguments and returns
+only tensors, arrays, logs and plain data. All other names are refused.
 
 A list in the arguments may contain itself or print endlessly, so each function checks
 the types first.
@@ -28,17 +28,17 @@ from .errors import RefusedError, printable, require
 HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
 HISTORY_ARRAYS = ('_log_history', '_count_history')
 STATISTICS = ('min', 'max', 'current', 'mean')
-# Numbers, truth values, text and bytes; no objects, and no fields.
+# Numbers, booleans, text and bytes; no objects or structured types.
 NUMPY_CODES = re.compile(r'b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[US][1-9]\d{0,5}')
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a file names.
+    """A class or function named in a file.
 
     Attributes:
         path (str): Its full name.
-        call (Callable, optional): What is called in its place; None where the file may
+        call (Callable, optional): The function called instead; None if the file may
             only name it.
     """
 
@@ -48,7 +48,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Storage:
-    """The memory of tensors: numbers of a ``dtype``."""
+    """The memory of tensors of a ``dtype``."""
 
     memory: torch.UntypedStorage
     dtype: torch.dtype
@@ -66,7 +66,7 @@ def rebuild_tensor(
     hooks: object = None,
     metadata: object = None,
 ) -> Tensor:
-    """Make a tensor that stays inside its storage."""
+    """Make a tensor after checking that it fits its storage."""
     require(type(storage) is Storage, 'a tensor has no storage')
     require(
         type(size) is type(stride) is tuple
@@ -110,7 +110,7 @@ def rebuild_parameter(
 def rebuild_from_type(
     function: Name, kind: object, args: tuple[Any, ...], state: object
 ) -> Tensor:
-    """Make a tensor that had attributes, without them."""
+    """Make a tensor, without the attributes in the file."""
     call = function.call if type(function) is Name else None
     if call not in (rebuild_tensor, rebuild_tensor_v3, rebuild_parameter):
         raise RefusedError('a tensor is made by an unknown function')
@@ -121,21 +121,21 @@ def rebuild_from_type(
 
 
 def make_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype[Any]:
-    """Make a dtype of numbers or text; `set_dtype` gives it the file's byte order."""
+    """Make a dtype of numbers or text; `set_dtype` sets the file's byte order."""
     require(type(code) is str, 'it holds an array of an invalid type')
-    known = NUMPY_CODES.fullmatch(code)
-    require(known, f'it holds an array of the type {printable(code)}')
+    valid = NUMPY_CODES.fullmatch(code)
+    require(valid, f'it holds an array of the type {printable(code)}')
     return np.dtype(code, copy=True)
 
 
 def set_dtype(dtype: Any, state: tuple[Any, ...]) -> None:
-    """Set the byte order of a dtype; the rest of its state must be NumPy's own."""
-    _, _, own = dtype.__reduce__()
+    """Set the byte order of a dtype; the rest of its state must be unchanged."""
+    _, _, expected = dtype.__reduce__()
     require(
         type(state) is tuple
-        and [type(item) for item in state] == [type(item) for item in own]
+        and [type(item) for item in state] == [type(item) for item in expected]
         and state[1] in tuple('<>|=')
-        and (state[0], state[2:]) == (own[0], own[2:]),
+        and (state[0], state[2:]) == (expected[0], expected[2:]),
         'it holds a NumPy dtype with an invalid state',
     )
     dtype.__setstate__(state)
@@ -155,7 +155,7 @@ def set_array(array: Any, state: tuple[Any, ...]) -> None:
         type(shape) is tuple
         and len(shape) <= 32
         and all(type(n) is int and 0 <= n < 2**40 for n in shape)
-        and has_bytes_of(dtype, raw, prod(shape))
+        and has_valid_bytes(dtype, raw, prod(shape))
         and prod(n or 1 for n in shape) * dtype.itemsize < 2**62,
         'the data of an array does not fit its shape and dtype',
     )
@@ -165,19 +165,19 @@ def set_array(array: Any, state: tuple[Any, ...]) -> None:
 
 def make_scalar(dtype: np.dtype[Any], raw: bytes) -> np.generic:
     """Make a NumPy number from its bytes."""
-    whole = has_bytes_of(dtype, raw, 1) and raw
-    require(whole, 'the data of a NumPy number does not fit its dtype')
+    valid = has_valid_bytes(dtype, raw, 1) and raw
+    require(valid, 'the data of a NumPy number does not fit its dtype')
     return np.frombuffer(raw, dtype)[0]
 
 
-def has_bytes_of(dtype: object, raw: object, count: int) -> bool:
-    """Return whether these are the bytes of so many items; text holds only letters."""
+def has_valid_bytes(dtype: object, raw: object, count: int) -> bool:
+    """Return whether ``raw`` holds ``count`` items; text must be valid Unicode."""
     if not isinstance(dtype, np.dtype) or type(raw) is not bytes:
         return False
     if dtype.kind == 'U' and len(raw) % 4 == 0:
-        # NumPy does not check them, and an invalid one crashes Python.
-        letters = np.frombuffer(raw, f'{dtype.str[0]}u4')
-        if (letters > 0x10FFFF).any():
+        # NumPy does not check code points, and invalid ones crash Python.
+        code_points = np.frombuffer(raw, f'{dtype.str[0]}u4')
+        if (code_points > 0x10FFFF).any():
             return False
     return len(raw) == count * dtype.itemsize
 
@@ -186,11 +186,11 @@ def has_bytes_of(dtype: object, raw: object, count: int) -> bool:
 
 
 def get_statistic(owner: Name, name: str) -> Callable[..., Any]:
-    """Stand in for ``getattr``, by which a HistoryBuffer pickles its statistics."""
+    """Replace ``getattr``, which HistoryBuffer uses to pickle its statistics."""
     require(type(name) is str, 'it asks for getattr without a name')
     path = owner.path if type(owner) is Name else type(owner).__name__
-    honest = path == HISTORY and name in STATISTICS
-    require(honest, f'it asks for getattr({path}, {printable(name)})')
+    allowed = path == HISTORY and name in STATISTICS
+    require(allowed, f'it asks for getattr({path}, {printable(name)})')
     return getattr(HistoryBuffer, name)
 
 
@@ -199,7 +199,7 @@ def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
     require(type(state) is dict, 'a HistoryBuffer has no state')
     state = dict(state)
     statistics = state.pop('statistics_methods', {})
-    known = HistoryBuffer._statistics_methods  # with those that the user registered
+    known = HistoryBuffer._statistics_methods  # including the user's
     arrays: list[Any] = [state.get(name) for name in HISTORY_ARRAYS]
     require(
         set(state) == {'max_length', *HISTORY_ARRAYS}
@@ -218,31 +218,31 @@ def set_history(history: HistoryBuffer, state: dict[str, Any]) -> None:
 
 
 def encode(text: str, coding: str) -> bytes:
-    """Make bytes of text, as which older pickles save them."""
+    """Convert text to bytes, which older pickles save as text."""
     require(type(text) is type(coding) is str, 'it encodes something that is not text')
     require(coding == 'latin1', f'it encodes text in {printable(coding)}')
     return text.encode('latin1')
 
 
-def with_types(call: Callable[..., Any], *kinds: type) -> Callable[..., Any]:
-    """Let a function be called with arguments of these types only."""
+def check_types(call: Callable[..., Any], *kinds: type) -> Callable[..., Any]:
+    """Wrap a function so that it accepts only arguments of these types."""
 
     def checked(*args: Any) -> Any:
-        known = all(type(a) in kinds for a in args)
-        require(known, f'it calls {call} with invalid arguments')
+        valid = all(type(a) in kinds for a in args)
+        require(valid, f'it calls {call} with invalid arguments')
         return call(*args)
 
     return checked
 
 
 def make_set(items: list[Any]) -> set[Any]:
-    """Make a set of a list."""
+    """Make a set from a list."""
     require(type(items) is list and all(map(is_key, items)), 'it has an invalid set')
     return set(items)
 
 
 def set_metadata(weights: Any, state: dict[str, Any]) -> None:
-    """Keep the versions of the modules that have these weights; no other attribute."""
+    """Set the versions of the modules with these weights, and no other attribute."""
     require(type(state) is dict, 'an OrderedDict has invalid attributes')
     versions = state.get('_metadata')
     if isinstance(versions, dict) and all(
@@ -253,12 +253,12 @@ def set_metadata(weights: Any, state: dict[str, Any]) -> None:
 
 
 def is_key(value: object, in_tuple: bool = False) -> bool:
-    """Return whether a value may be a key: whether its hash takes little time."""
+    """Return whether a value may be a key, i.e. is cheap to hash and compare."""
     if type(value) is int:
-        return abs(value) < 2**61  # many larger numbers can be found with one hash
+        return abs(value) < 2**61  # larger numbers can share a hash
     if type(value) is tuple:
-        items = not in_tuple and len(value) <= 16
-        return items and all(is_key(item, in_tuple=True) for item in value)
+        short = not in_tuple and len(value) <= 16
+        return short and all(is_key(item, in_tuple=True) for item in value)
     return isinstance(value, str | bytes | float | bool | None | np.generic)
 
 
@@ -271,8 +271,8 @@ CALLS: dict[str, Callable[..., Any] | None] = {
     'torch._tensor._rebuild_from_type_v2': rebuild_from_type,
     'torch.Tensor': None,
     'torch.nn.parameter.Parameter': None,
-    'torch.Size': with_types(torch.Size, tuple, list),
-    'torch.device': with_types(torch.device, str, int),
+    'torch.Size': check_types(torch.Size, tuple, list),
+    'torch.device': check_types(torch.device, str, int),
     'numpy.dtype': make_dtype,
     'numpy.ndarray': None,
     # NumPy 2 moved these two.
@@ -280,29 +280,29 @@ CALLS: dict[str, Callable[..., Any] | None] = {
     'numpy._core.multiarray._reconstruct': make_array,
     'numpy.core.multiarray.scalar': make_scalar,
     'numpy._core.multiarray.scalar': make_scalar,
-    HISTORY: with_types(HistoryBuffer),
+    HISTORY: check_types(HistoryBuffer),
     'builtins.getattr': get_statistic,
-    # What hooks add, to say when and where.
+    # Times and paths added by hooks.
     'datetime.datetime': datetime.datetime,
     'datetime.date': datetime.date,
     'datetime.timedelta': datetime.timedelta,
     'datetime.timezone': datetime.timezone,
-    'pathlib.PosixPath': with_types(PurePosixPath, str),
-    'pathlib.PurePosixPath': with_types(PurePosixPath, str),
-    'pathlib._local.PosixPath': with_types(PurePosixPath, str),  # Python 3.13
-    'pathlib.WindowsPath': with_types(PureWindowsPath, str),
-    'builtins.bytes': with_types(bytes),
-    'builtins.bytearray': with_types(bytearray, bytes),
-    'builtins.complex': with_types(complex, float),
+    'pathlib.PosixPath': check_types(PurePosixPath, str),
+    'pathlib.PurePosixPath': check_types(PurePosixPath, str),
+    'pathlib._local.PosixPath': check_types(PurePosixPath, str),  # Python 3.13
+    'pathlib.WindowsPath': check_types(PureWindowsPath, str),
+    'builtins.bytes': check_types(bytes),
+    'builtins.bytearray': check_types(bytearray, bytes),
+    'builtins.complex': check_types(complex, float),
     'builtins.set': make_set,
-    'builtins.slice': with_types(slice, int, type(None)),
+    'builtins.slice': check_types(slice, int, type(None)),
     '_codecs.encode': encode,
-    'collections.Counter': with_types(Counter, dict),
-    'collections.OrderedDict': with_types(OrderedDict),
-    # The published classifiers hold their config as well, a dict of dicts.
-    'yacs.config.CfgNode': with_types(OrderedDict),
+    'collections.Counter': check_types(Counter, dict),
+    'collections.OrderedDict': check_types(OrderedDict),
+    # The published classifiers contain their config, a dict of dicts.
+    'yacs.config.CfgNode': check_types(OrderedDict),
 }
-# A class of storages stands for the dtype of its numbers.
+# Each storage class is replaced by its dtype.
 STORAGES = {
     'torch.storage.UntypedStorage': torch.uint8,
     'torch.DoubleStorage': torch.float64,
@@ -325,7 +325,7 @@ KNOWN: dict[str, Any] = {
     # Newer pickles name the statistics without ``getattr``.
     **{f'{HISTORY}.{name}': getattr(HistoryBuffer, name) for name in STATISTICS},
 }
-# What sets the state of an object of these classes.
+# Functions that set the state of an object, by its class.
 STATES: dict[type, Callable[[Any, Any], None]] = {
     OrderedDict: set_metadata,
     np.dtype: set_dtype,

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, or one clear error."""
+"""Read a checkpoint file, or raise one clear error."""
 
 import io
 import os
@@ -21,10 +21,10 @@ from torch.serialization import _get_restore_location
 from .errors import CheckpointError, DamagedError, RefusedError, printable, require
 from .unpickle import Unpickler
 
-SECONDS = 8  # in which a download has to bring a block of 8 kB
+SECONDS = 8  # timeout for each 8 kB block of a download
 COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ')
 ZIP_START = b'PK\x03\x04'
-# A pickled number, which a file of torch before 1.6 starts with.
+# The pickled magic number at the start of a file of torch before 1.6.
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 Restore = Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
@@ -37,14 +37,14 @@ def read_checkpoint(
 ) -> Any:
     """Read a file of torch.save or of safetensors.
 
-    Nothing in it is executed. A class that is not in ``names`` is refused.
+    Nothing in it is executed. Classes that are not in ``names`` are refused.
 
     Args:
-        source (str): A path, a URL, or what else MMEngine's file clients know.
+        source (str): A path, a URL, or an address of MMEngine's file clients.
         map_location: See ``torch.load``; files of safetensors and of torch before 1.6
             stay on the CPU. Defaults to 'cpu'.
-        trusted (Mapping[str, Any], optional): Further classes by their full names,
-            which the caller trusts. Defaults to None.
+        trusted (Mapping[str, Any], optional): Further classes that the caller trusts,
+            by full name. Defaults to None.
 
     Raises:
         CheckpointError: If it cannot be fetched, is damaged, or is refused.
@@ -72,12 +72,12 @@ def cannot_be_read(error: Exception) -> CheckpointError:
 
 
 def download(url: str, path: Path) -> None:
-    """Download a file, whole or not at all.
+    """Download a file; ``path`` is created only when it is complete.
 
     Raises:
         CheckpointError: If the server refuses, is too slow, or sends too little.
     """
-    blocks = before = 0
+    blocks = previous = 0
     errors: list[Exception] = []
 
     def count(number: int, block_size: int, size: int) -> None:
@@ -87,20 +87,20 @@ def download(url: str, path: Path) -> None:
     def fetch() -> None:
         try:
             urllib.request.urlretrieve(url, part, count)
-        except Exception as error:  # of many kinds, by the server's and network's fault
+        except Exception as error:  # network errors have many types
             errors.append(error)
 
     with TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder, path.name)
-        # In a thread that can be abandoned: DNS and single reads have no time limit.
+        # In a thread that can be abandoned: DNS and single reads have no timeout.
         thread = Thread(target=fetch, daemon=True)
         thread.start()
         thread.join(SECONDS)
         while thread.is_alive():
-            if blocks == before:
+            if blocks == previous:
                 errors.append(OSError(f'less than 8 kB came in {SECONDS} s'))
                 break
-            before = blocks
+            previous = blocks
             thread.join(SECONDS)
         if errors:
             raise cannot_be_read(errors[0]) from errors[0]
@@ -131,11 +131,11 @@ def _read_file(path: Path, map_location: MapLocation, trusted: Trusted) -> Any:
             raise DamagedError(
                 f'is cut off or damaged, get it again: {reason}. Nothing of it was run.'
             ) from error
-    raise DamagedError(_what_else(start))
+    raise DamagedError(_describe_other_file(start))
 
 
-def _what_else(start: bytes) -> str:
-    """Describe a file that is no checkpoint, by its first bytes."""
+def _describe_other_file(start: bytes) -> str:
+    """Describe a file that is not a checkpoint, by its first bytes."""
     if not start:
         return 'is empty: get it again.'
     if start.lstrip().startswith(b'<'):
@@ -167,27 +167,27 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _read_zip(
     file: io.BufferedReader, size: int, map_location: MapLocation, trusted: Trusted
 ) -> Any:
-    """Read what torch.save writes since torch 1.6.
+    """Read the format of torch.save since torch 1.6.
 
     Args:
         file (BufferedReader): The file.
-        size (int): Its bytes.
+        size (int): Its size in bytes.
         map_location: See `read_checkpoint`.
-        trusted: The same.
+        trusted: See `read_checkpoint`.
 
     Raises:
-        RefusedError: If it asks for more than to be read as data.
+        RefusedError: If it contains more than data.
         Exception: Of almost any type, if it is damaged.
     """
     entries = _list_entries(file, size)
     pickles = [name for name in entries if name.endswith('/data.pkl')]
     require(len(pickles) == 1, 'it is a zip file, but not one of torch.save')
     folder = pickles[0].removesuffix('data.pkl')
-    code = f'{folder}constants.pkl' in entries
-    require(not code, 'it is a TorchScript archive, a program rather than weights')
+    is_script = f'{folder}constants.pkl' in entries
+    require(not is_script, 'it is a TorchScript archive, a program rather than weights')
     if byteorder := entries.get(f'{folder}byteorder'):
-        little = _read_entry(file, byteorder).numpy().tobytes() == b'little'
-        require(little, 'its numbers are not little-endian')
+        little_endian = _read_entry(file, byteorder).numpy().tobytes() == b'little'
+        require(little_endian, 'its numbers are not little-endian')
     restore_location = _get_restore_location(map_location)
 
     def read_storage(
@@ -196,8 +196,8 @@ def _read_zip(
         entry = entries.get(f'{folder}data/{key}')
         if entry is None:
             raise RefusedError('a tensor refers to a missing storage')
-        whole = entry.file_size == numel * dtype.itemsize
-        require(whole, 'the size of a storage differs from that of its zip entry')
+        same_size = entry.file_size == numel * dtype.itemsize
+        require(same_size, 'the size of a storage differs from that of its zip entry')
         content = _to_storage(_read_entry(file, entry), dtype)
         return restore_location(content, location)
 
@@ -209,17 +209,17 @@ def _list_entries(file: io.BufferedReader, size: int) -> dict[str, zipfile.ZipIn
     """Return the entries of a zip by name.
 
     Duplicate names and compression are refused because programs read them differently,
-    overlapping entries because a small file could then take long to read.
+    overlapping entries because a small file could then take a long time to read.
     """
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
     entries = {info.filename: info for info in infos}
     require(len(entries) == len(infos), 'its zip has two entries of one name')
-    stored = all(
+    uncompressed = all(
         info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
         for info in infos
     )
-    require(stored, 'its zip is compressed; torch.save compresses none')
+    require(uncompressed, 'its zip is compressed; torch.save compresses none')
     total = sum(info.file_size for info in infos)
     require(total <= size, 'entries of its zip overlap')
     return entries
@@ -229,7 +229,7 @@ def _read_entry(file: io.BufferedReader, entry: zipfile.ZipInfo) -> Tensor:
     """Read an entry of a zip as uint8, without the copies that ``zipfile`` makes.
 
     Raises:
-        DamagedError: If its checksum is another than that in the zip.
+        DamagedError: If its checksum differs from the one in the zip.
     """
     file.seek(entry.header_offset)
     header = file.read(30)
@@ -243,19 +243,19 @@ def _read_entry(file: io.BufferedReader, entry: zipfile.ZipInfo) -> Tensor:
 
 
 def _read_legacy(file: io.BufferedReader, size: int, trusted: Trusted) -> Any:
-    """Read what torch.save wrote before torch 1.6, onto the CPU; see `_read_zip`.
+    """Read the format of torch.save before torch 1.6, on the CPU; see `_read_zip`.
 
-    The magic number, a version, sizes of types, the content and the keys of its
-    storages, each a pickle; then the length and the bytes of each storage.
+    The file has five pickles (magic number, version, sizes of types, content, keys of
+    the storages), followed by the length and the bytes of each storage.
     """
-    left = size
+    bytes_left = size
 
     def make_storage(
         dtype: torch.dtype, key: str, location: str, numel: int
     ) -> torch.UntypedStorage:
-        nonlocal left
-        left -= numel * dtype.itemsize
-        require(numel >= 0 and left >= 0, 'its storages are larger than the file')
+        nonlocal bytes_left
+        bytes_left -= numel * dtype.itemsize
+        require(numel >= 0 and bytes_left >= 0, 'its storages are larger than the file')
         return torch.UntypedStorage(numel * dtype.itemsize)
 
     for _ in ('the magic number', 'version', 'sizes'):
@@ -282,7 +282,7 @@ def _read_bytes(file: io.BufferedReader, size: int) -> Tensor:
     """Read bytes as uint8.
 
     Raises:
-        DamagedError: If the file ends before.
+        DamagedError: If the file is truncated.
     """
     content = torch.empty(size, dtype=torch.uint8)
     if file.readinto(content.numpy().data) != size:
@@ -291,7 +291,7 @@ def _read_bytes(file: io.BufferedReader, size: int) -> Tensor:
 
 
 def _to_storage(content: Tensor, dtype: torch.dtype) -> torch.UntypedStorage:
-    """Return the memory of bytes; torch counts on truth values being 0 or 1."""
+    """Return bytes as a storage; torch relies on booleans being 0 or 1."""
     if dtype is torch.bool:
         content = (content != 0).byte()
     return content.untyped_storage()

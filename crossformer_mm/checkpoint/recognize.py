@@ -1,4 +1,4 @@
-"""Which network the weights of a checkpoint belong to, by their names and shapes."""
+"""Identify the network of a checkpoint by the names and shapes of its weights."""
 
 import csv
 import re
@@ -13,14 +13,14 @@ from ..models.archs import ARCHS
 from .errors import CheckpointError, first_few, printable
 from .weights import Shapes, Weights, shapes_of
 
-# Where a file keeps its weights: MMCV and MMEngine in 'state_dict', the original code
-# in 'model', others in the file itself. A moving average is used if there is no other.
+# Keys of the weights: 'state_dict' in MMCV and MMEngine, 'model' in the original code;
+# other files are state dicts. Moving averages are used only if there is nothing else.
 AVERAGES = ('model_ema', 'state_dict_ema', 'ema_state_dict')
 WEIGHTS = ('state_dict', 'model', *AVERAGES)
 
 REPOSITORY = 'https://github.com/cheerss/CrossFormer'
 
-# A classifier's own parts, as published and as in MMPretrain.
+# Prefixes of a classifier's norm and head, as published and in MMPretrain.
 TO_MMPRETRAIN = {'norm.': 'neck.norm.', 'head.': 'head.fc.'}
 TO_PUBLISHED = {theirs: published for published, theirs in TO_MMPRETRAIN.items()}
 CLASSIFIER_PARTS = tuple(TO_MMPRETRAIN)
@@ -28,7 +28,7 @@ CLASSES = 1000
 DETECTOR_PARTS = {'rpn_head', 'roi_head', 'bbox_head'}
 SEGMENTOR_PARTS = {'decode_head'}
 
-# The buffers of the first release; all of them follow from the sizes.
+# Buffers of the first release; all can be computed from the sizes.
 BUFFERS = {
     'attn.biases': 'buffer, the offsets inside a group, computed here when needed',
     'attn.relative_position_index': 'buffer, places among the offsets, not needed here',
@@ -38,15 +38,15 @@ BUFFERS = {
 
 @dataclass(frozen=True)
 class Network:
-    """The weights of a checkpoint, sorted.
+    """The weights of a checkpoint, by part.
 
     Attributes:
         kind (str): 'backbone', 'classifier', 'detector' or 'segmentor'.
-        variant (str, optional): Key of ``archs.ARCHS``; None where it is like none.
+        variant (str, optional): Key of ``archs.ARCHS``; None if none is similar.
         backbone (dict[str, Tensor]): By the published names.
         rest (dict[str, Tensor]): Norm and head of a classifier by their published
             names; neck and heads of others by MMDetection's or MMSegmentation's.
-        dropped (dict[str, str]): The other entries, by name: why they are not used.
+        dropped (dict[str, str]): Why the other entries are not used, by name.
     """
 
     kind: str
@@ -57,35 +57,34 @@ class Network:
 
 
 def recognize(content: object, prefix: str = '') -> Network:
-    """Find the network in what a checkpoint file holds.
+    """Find the network in the content of a checkpoint file.
 
     Args:
-        content: As ``read_checkpoint`` returns it.
-        prefix (str): Weights whose names do not start like this are ignored.
-            Defaults to ''.
+        content: Returned by ``read_checkpoint``.
+        prefix (str): Prefix that the backbone's weights must have. Defaults to ''.
 
     Raises:
-        CheckpointError: If it holds no CrossFormer, or more than one.
+        CheckpointError: If it contains no CrossFormer, or more than one.
     """
     weights, dropped = _find_weights(content)
-    start = _find_backbone(weights, prefix)
-    # Neck and heads of a detector have the prefix of its 'backbone.'.
-    root = start.removesuffix('backbone.')
+    backbone_prefix = _find_backbone(weights, prefix)
+    # Neck and heads of a detector have the same prefix as its 'backbone.'.
+    root = backbone_prefix.removesuffix('backbone.')
     backbone, rest = {}, {}
     for name, tensor in weights.items():
-        inside = name.startswith(start)
-        short = name.removeprefix(start if inside else root)
-        if reason := reason_to_drop(short):
+        in_backbone = name.startswith(backbone_prefix)
+        short_name = name.removeprefix(backbone_prefix if in_backbone else root)
+        if reason := reason_to_drop(short_name):
             dropped[name] = reason
-        elif inside and not short.startswith(CLASSIFIER_PARTS):
-            backbone[short] = tensor
-        elif inside and start != root:
+        elif in_backbone and not short_name.startswith(CLASSIFIER_PARTS):
+            backbone[short_name] = tensor
+        elif in_backbone and backbone_prefix != root:
             dropped[name] = "a classifier's, not used by this network"
         elif name.startswith(root):
-            rest[rename(short, TO_PUBLISHED)] = tensor
+            rest[rename(short_name, TO_PUBLISHED)] = tensor
         else:
             dropped[name] = 'of another network'
-    kind = _kind(rest)
+    kind = _find_kind(rest)
     if kind == 'backbone':
         dropped.update(dict.fromkeys(rest, 'of a part that is not known'))
         rest = {}
@@ -93,11 +92,11 @@ def recognize(content: object, prefix: str = '') -> Network:
 
 
 def _find_weights(content: object) -> tuple[Weights, dict[str, str]]:
-    """Return the tensors by name, and what else the file holds."""
+    """Return the tensors by name, and why other entries are dropped."""
     if not isinstance(content, dict):
         raise CheckpointError(f'holds no weights, but a {type(content).__name__}.')
-    place = next((key for key in WEIGHTS if _has_tensors(content.get(key))), None)
-    found = content if place is None else content[place]
+    weights_key = next((key for key in WEIGHTS if _has_tensors(content.get(key))), None)
+    found = content if weights_key is None else content[weights_key]
     if not _has_tensors(found):
         raise CheckpointError(
             f'holds no weights, but {first_few(content) or "nothing at all"}.'
@@ -105,12 +104,12 @@ def _find_weights(content: object) -> tuple[Weights, dict[str, str]]:
     dropped = {
         str(key): 'a moving average of the weights' if key in AVERAGES else 'no weights'
         for key in content
-        if found is not content and key != place
+        if found is not content and key != weights_key
     }
     weights = {}
     for name, value in found.items():
         if isinstance(value, Tensor):
-            # DataParallel, and each wrapper around it, puts a 'module.' in front.
+            # DataParallel and each wrapper around it add the prefix 'module.'.
             short = re.sub(r'^(module\.)+', '', str(name))
             if short in weights:
                 raise CheckpointError(
@@ -133,27 +132,27 @@ def _find_backbone(weights: Weights, prefix: str) -> str:
     """Return the prefix of the backbone's weights."""
     # The cross-scale embedding: no other network has this name.
     part = 'patch_embed.projs.'
-    everywhere = {name.partition(part)[0] for name in weights if part in name}
-    if not everywhere:
+    all_prefixes = {name.partition(part)[0] for name in weights if part in name}
+    if not all_prefixes:
         raise CheckpointError(
             f'holds no CrossFormer: there is no {part}0.weight, but '
             f'{first_few(weights)}.'
         )
-    starts = sorted(start for start in everywhere if start.startswith(prefix))
-    if not starts:
+    prefixes = sorted(start for start in all_prefixes if start.startswith(prefix))
+    if not prefixes:
         others = ' or '.join(
             f'prefix={start!r}' if start else 'no prefix'
-            for start in sorted(everywhere)
+            for start in sorted(all_prefixes)
         )
         raise CheckpointError(
             f'holds no CrossFormer under prefix={prefix!r}: take {others}.'
         )
-    if len(starts) > 1:
+    if len(prefixes) > 1:
         raise CheckpointError(
-            f'holds {len(starts)} CrossFormers, under {first_few(starts)}: '
+            f'holds {len(prefixes)} CrossFormers, under {first_few(prefixes)}: '
             "choose one with init_cfg=dict(type='Pretrained', prefix=...)."
         )
-    return starts[0]
+    return prefixes[0]
 
 
 def reason_to_drop(name: str) -> str | None:
@@ -163,15 +162,15 @@ def reason_to_drop(name: str) -> str | None:
     return next((why for end, why in BUFFERS.items() if name.endswith(end)), None)
 
 
-def rename(name: str, starts: dict[str, str]) -> str:
-    """Return a name with another start, if it has one of these."""
-    for old, new in starts.items():
+def rename(name: str, prefixes: dict[str, str]) -> str:
+    """Replace the prefix of a name, if it is one of these."""
+    for old, new in prefixes.items():
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
 
 
-def _kind(rest: Weights) -> str:
+def _find_kind(rest: Weights) -> str:
     parts = {name.partition('.')[0] for name in rest}
     if parts & SEGMENTOR_PARTS:
         return 'segmentor'
@@ -188,7 +187,7 @@ def backbone_shapes(variant: str, stages: int | None = None) -> Shapes:
 
     Args:
         variant (str): Key of ``archs.ARCHS``.
-        stages (int, optional): How many of its stages are built. Defaults to all.
+        stages (int, optional): Number of stages that are built. Defaults to all.
     """
     arch = ARCHS[variant]
     width, depths = arch['embed_dims'], arch['depths'][:stages]
@@ -229,7 +228,7 @@ def backbone_shapes(variant: str, stages: int | None = None) -> Shapes:
 
 
 def classifier_shapes(variant: str) -> Shapes:
-    """Return the same of a published classifier."""
+    """Return the name and shape of each parameter of a published classifier."""
     width = ARCHS[variant]['embed_dims'] * 8
     return backbone_shapes(variant) | {
         'norm.weight': (width,),
@@ -240,13 +239,13 @@ def classifier_shapes(variant: str) -> Shapes:
 
 
 def stage_of(name: str) -> int:
-    """Return the stage that needs a weight: of merging, the one after it."""
+    """Return the stage that needs a weight; for merging, the stage after it."""
     match = re.match(r'layers\.(\d{1,3})\.(downsample\.)?', name)
     return int(match[1]) + bool(match[2]) if match else 0
 
 
 def count_stages(names: Iterable[str]) -> int:
-    """Count the stages of a backbone, whose later ones may not have been built."""
+    """Count the stages of a backbone; the last ones may not have been built."""
     return 1 + max(map(stage_of, names), default=0)
 
 
@@ -254,7 +253,7 @@ def nearest_variant(shapes: Shapes) -> str | None:
     """Return the published variant that shares the most names and shapes, if any.
 
     Args:
-        shapes (dict[str, tuple]): Of a backbone that has all stages or the first few.
+        shapes (dict[str, tuple]): Shapes of a backbone with the first or all stages.
     """
     stages = count_stages(shapes)
     expected = {arch: backbone_shapes(arch, stages) for arch in ARCHS}
@@ -264,7 +263,7 @@ def nearest_variant(shapes: Shapes) -> str | None:
 
 
 def full_name(variant: str | None) -> str:
-    """Name a variant as the papers do."""
+    """Return the name of a variant in the papers."""
     if variant is None:
         return 'a CrossFormer of no published size'
     plus = '++' if variant.startswith('pp') else ''
@@ -272,7 +271,7 @@ def full_name(variant: str | None) -> str:
 
 
 def backbone_file(arch: str) -> str:
-    """Return the name under which configs look for a pretrained classifier.
+    """Return the file name of a pretrained classifier in the configs.
 
     Args:
         arch (str): A key of ``archs.ARCHS``.
@@ -282,10 +281,10 @@ def backbone_file(arch: str) -> str:
 
 
 def where_published(arch: str | None) -> str:
-    """Say where the published classifier is.
+    """Return a sentence with the address of the published classifier.
 
     Args:
-        arch (str, optional): A key of ``archs.ARCHS``; None is like none of them.
+        arch (str, optional): A key of ``archs.ARCHS``; None for any other network.
     """
     if arch is None:
         return f'The published files: see {REPOSITORY}.'
@@ -296,12 +295,12 @@ class Published(NamedTuple):
     """A file that the authors published.
 
     Args:
-        kind (str): Its model: 'classifier', 'detector' or 'segmentor'.
+        kind (str): Type of model: 'classifier', 'detector' or 'segmentor'.
         variant (str): Key of ``archs.ARCHS``.
         parameters (str): Number of parameters in millions, as published.
         drive (str): Id on Google Drive; empty if it is not there.
         baidu (str): Name of the share on BaiduCloud.
-        key (str): The key that the authors publish for it.
+        key (str): Access key of that share.
     """
 
     kind: str
@@ -313,7 +312,7 @@ class Published(NamedTuple):
 
     @property
     def address(self) -> str:
-        """Where to download it."""
+        """Address of the download."""
         if self.drive:
             return f'https://drive.google.com/file/d/{self.drive}'
         return f'https://pan.baidu.com/s/{self.baidu} (key {self.key})'

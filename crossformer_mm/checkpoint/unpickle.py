@@ -1,8 +1,8 @@
-"""A pickle, read as data: nothing that it says is executed.
+"""Read a pickle as data: nothing in it is executed.
 
-torch's weights-only unpickler differs between versions, accepts whatever the process
-has allowed, and does not limit time and memory. This one accepts the names in ``names``
-and the opcodes below with every torch, and limits both.
+torch's weights-only unpickler differs between versions, accepts everything that the
+process has allowed, and does not limit time and memory. This one accepts the names in
+``names`` and the opcodes below with every version of torch, and limits both.
 """
 
 import pickle
@@ -21,7 +21,7 @@ from .names import KNOWN, STATES, Name, Storage, is_key
 
 LoadMemory = Callable[[torch.dtype, str, str, int], torch.UntypedStorage]
 
-# Advice for an unknown class, where the user cannot and can trust further ones.
+# Advice for an unknown class, without and with a list of the user's trusted classes.
 NO_LIST = 'Its author can save the weights only: torch.save(model.state_dict(), FILE)'
 LIST = (
     'If you made it, torch.serialization.add_safe_globals([CLASS]) allows a class of '
@@ -33,7 +33,7 @@ LIST = (
 MAX_OPCODES = 2_000_000
 MAX_DEPTH = 100
 MAX_ITEMS = 2_000_000  # a shared item counts each time
-# Bytes that may be made: for each byte of the file, and for any file.
+# Bytes that may be allocated: per byte of the file, and in addition for any file.
 GROWTH = 8
 FREE_BYTES = 2**26
 
@@ -56,14 +56,14 @@ class Unpickler(pickle._Unpickler):
 
     Args:
         file: With ``read`` and ``readline``.
-        load_memory (Callable): Returns the memory of a storage, given the dtype of its
-            numbers, its key, the device it was on and how many numbers it has.
-        size (int): Bytes of the file.
-        trusted (Mapping[str, Any], optional): Further classes by full name, which the
-            user trusts. Defaults to None.
+        load_memory (Callable): Returns the memory of a storage, given its dtype, key,
+            original device and number of elements.
+        size (int): Size of the file in bytes.
+        trusted (Mapping[str, Any], optional): Further classes that the user trusts, by
+            full name. Defaults to None.
     """
 
-    pop_mark: Callable[[], list[Any]]  # the standard library's, which has no hint
+    pop_mark: Callable[[], list[Any]]  # inherited, without a type hint
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Unpickler(pickle._Unpickler):
         self.advice = NO_LIST if trusted is None else LIST
 
     def load(self) -> Any:
-        """Return what the pickle holds.
+        """Return the content of the pickle.
 
         Raises:
             RefusedError: If it contains an unknown name, or exceeds a limit.
@@ -104,7 +104,7 @@ class Unpickler(pickle._Unpickler):
         return result
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what takes the place of a name."""
+        """Return the substitute for a name."""
         # Protocol 2 writes the module by its name in Python 2.
         module = 'builtins' if module == '__builtin__' else module
         path = f'{module}.{name}'
@@ -174,7 +174,7 @@ class Unpickler(pickle._Unpickler):
     # Objects
 
     def load_reduce(self) -> None:
-        """Call what takes the place of a name, or what the user trusts."""
+        """Call the substitute for a name, or a function that the user trusts."""
         args = self.stack.pop()
         function = self.stack.pop()
         require(type(args) is tuple, 'it calls a function without arguments')
@@ -188,7 +188,7 @@ class Unpickler(pickle._Unpickler):
         self.append(result)
 
     def load_newobj(self) -> None:
-        """Make an object of a class that the user trusts, or do as `load_reduce`."""
+        """Make an object of a trusted class; others are handled by `load_reduce`."""
         args, kind = self.stack[-1], self.stack[-2]
         if not self.is_trusted(kind):
             return self.load_reduce()
@@ -210,11 +210,11 @@ class Unpickler(pickle._Unpickler):
         else:
             vars(target).update(state)
 
-    def count_bytes(self, made: object) -> None:
-        """Stop a small file that allocates much memory."""
-        self.bytes_left -= sys.getsizeof(made)
-        if isinstance(made, Tensor):  # which may repeat its storage
-            self.bytes_left -= made.numel() * made.element_size()
+    def count_bytes(self, obj: object) -> None:
+        """Refuse a small file that allocates much memory."""
+        self.bytes_left -= sys.getsizeof(obj)
+        if isinstance(obj, Tensor):  # it may repeat its storage
+            self.bytes_left -= obj.numel() * obj.element_size()
         require(self.bytes_left >= 0, 'it allocates far more memory than its size')
 
 
@@ -225,7 +225,7 @@ HANDLERS: dict[bytes, Callable[[Any], None]] = {
 
 
 def check_data(result: object) -> None:
-    """Check that an object contains only data, and is neither too deep nor endless.
+    """Check that an object contains only data, and is neither too deep nor too large.
 
     Raises:
         RefusedError: If it contains a class or function, is too deep, or would be too
@@ -233,17 +233,17 @@ def check_data(result: object) -> None:
     """
     level, seen = [result], 0
     for _ in range(MAX_DEPTH):
-        inside: list[Any] = []
+        children: list[Any] = []
         for item in level:
-            foreign = isinstance(item, Name | Storage | FunctionType)
-            require(not foreign, 'it has a class or function instead of data')
+            is_reference = isinstance(item, Name | Storage | FunctionType)
+            require(not is_reference, 'it has a class or function instead of data')
             if isinstance(item, dict):
-                inside += item.values()
-                inside.append(getattr(item, '_metadata', None))
+                children += item.values()
+                children.append(getattr(item, '_metadata', None))
             elif isinstance(item, list | tuple):
-                inside += item
-            require(seen + len(inside) <= MAX_ITEMS, 'it repeats its items too often')
-        if not inside:
+                children += item
+            require(seen + len(children) <= MAX_ITEMS, 'it repeats its items too often')
+        if not children:
             return
-        level, seen = inside, seen + len(inside)
+        level, seen = children, seen + len(children)
     raise RefusedError('its containers are too deep')

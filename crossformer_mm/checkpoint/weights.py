@@ -1,4 +1,4 @@
-"""Weights by name: their shapes, what differs between two networks, their precision."""
+"""Shapes, differences and precision of state dicts."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ def shapes_of(weights: Weights) -> Shapes:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between the weights given and those a network needs; maybe nothing.
+    """Differences between given weights and those that a network needs, if any.
 
     Attributes:
         missing (list[str]): Needed, but not given.
         unknown (list[str]): Given, but not needed.
-        mismatched (list[str]): Of another shape; each with both shapes.
+        mismatched (list[str]): With another shape; each entry has both shapes.
     """
 
     missing: list[str]
@@ -36,7 +36,7 @@ class Difference:
         return bool(self.missing or self.unknown or self.mismatched)
 
     def __str__(self) -> str:
-        """List what differs in one line, with the first few names."""
+        """List the differences in one line, with the first few names."""
         return '; '.join(
             f'{len(names)} {kind} ({first_few(names)})'
             for kind, names in vars(self).items()
@@ -58,14 +58,14 @@ def compare(given: Shapes, needed: Shapes) -> Difference:
 
 
 def as_float32(weights: Weights) -> Weights:
-    """Return weights as finite float32 numbers.
+    """Convert weights to float32, and check that they are finite.
 
     Args:
-        weights (dict[str, Tensor]): Of any floating point type. Batch norms count
-            their batches in integers, which stay.
+        weights (dict[str, Tensor]): Of any floating point type; integer counters of
+            batch norms are kept.
 
     Raises:
-        CheckpointError: If others are no floating point numbers, or not finite; the
+        CheckpointError: If other weights are not floating point, or not finite; the
             message names the first few.
     """
     floats = {
@@ -73,21 +73,21 @@ def as_float32(weights: Weights) -> Weights:
         for name, tensor in weights.items()
         if not name.endswith('num_batches_tracked')
     }
-    if others := [
+    if wrong_types := [
         f'{name} {dtype_name(tensor)}'
         for name, tensor in floats.items()
         if not tensor.is_floating_point()
     ]:
         raise CheckpointError(
-            f'has {len(others)} weights that are no floating point numbers '
-            f'({first_few(others)}): use the file they were made from.'
+            f'has {len(wrong_types)} weights that are no floating point numbers '
+            f'({first_few(wrong_types)}): use the file they were made from.'
         )
     floats = {name: tensor.float() for name, tensor in floats.items()}
-    if broken := [
+    if invalid := [
         name for name, tensor in floats.items() if not torch.isfinite(tensor).all()
     ]:
         raise CheckpointError(
-            f'has {len(broken)} weights with NaN or Inf ({first_few(broken)}): the '
+            f'has {len(invalid)} weights with NaN or Inf ({first_few(invalid)}): the '
             'training that wrote it had failed. Use an earlier one of its checkpoints.'
         )
     return weights | floats
@@ -101,5 +101,5 @@ def precision(weights: Weights) -> str:
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """Return 'float16' and the like."""
+    """Return the name of a tensor's dtype, such as 'float16'."""
     return str(tensor.dtype).removeprefix('torch.')

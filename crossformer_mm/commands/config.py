@@ -7,8 +7,8 @@
     crossformer-config NAME --copy FOLDER   # a copy to edit, in one file
     crossformer-config swap CONFIG --backbone CrossFormer_S --out FILE
 
-The examples for own data, ``own_*``, are copied as they are written, since everything
-in them depends on their first lines.
+The examples for own data, ``own_*``, are copied unchanged, because all their settings
+depend on their first lines.
 """
 
 import argparse
@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parents[1] / '.mim' / 'configs'
 
 
 def main() -> None:
-    """List the configs, print the path of one, copy it, or swap another's backbone."""
+    """List the configs, print the path of one, copy it, or swap a backbone."""
     if sys.argv[1:2] == ['swap']:
         write_swap(sys.argv[2:])
         return
@@ -69,9 +69,9 @@ def find_config(name: str) -> Path:
     if stem in names:
         return FOLDER / f'{stem}.py'
     advice = 'crossformer-config without a name lists all'
-    near = [name for name in names if stem in name][:5]
-    if near := near or get_close_matches(stem, names, n=5, cutoff=0.3):
-        advice = 'near are:\n  ' + '\n  '.join(near)
+    matches = [name for name in names if stem in name][:5]
+    if matches := matches or get_close_matches(stem, names, n=5, cutoff=0.3):
+        advice = 'near are:\n  ' + '\n  '.join(matches)
     fail(f'there is no config {name!r}; {advice}')
 
 
@@ -83,14 +83,14 @@ def copy_config(path: Path, folder: Path) -> Path:
     if path.stem.startswith('own_'):
         text = path.read_text()
     else:
-        # So that an environment variable, such as COCO_ROOT, works in the copy too.
+        # Keep environment variables, such as COCO_ROOT, in the copy.
         config = Config.fromfile(path, use_environment_variables=False)
-        # A variable of the bases: in a copy, changing it would change nothing.
+        # A variable of the bases; changing it in the copy would have no effect.
         config.pop('backbone', None)
         text = config.pretty_text
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The copy appears complete or not at all.
+        # Rename the complete file, so that no partial copy remains.
         with TemporaryDirectory(prefix='.', dir=folder) as draft:
             Path(draft, path.name).write_text(text)
             Path(draft, path.name).rename(target)
@@ -100,7 +100,7 @@ def copy_config(path: Path, folder: Path) -> Path:
 
 
 def write_swap(arguments: list[str]) -> None:
-    """Write a config that is another one with a CrossFormer as its backbone."""
+    """Write a config that replaces the backbone of another one by a CrossFormer."""
     parser = argparse.ArgumentParser(
         prog='crossformer-config swap',
         description='Write a config that inherits CONFIG and has a CrossFormer as its '

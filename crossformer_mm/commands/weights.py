@@ -2,11 +2,11 @@
 
 ::
 
-    crossformer-weights                     # list them, and where they are
-    crossformer-weights S                   # the classifier, where the configs look
+    crossformer-weights                     # list them with their addresses
+    crossformer-weights S                   # the classifier, for the configs
     crossformer-weights mask_rcnn_crossformer_s_fpn_1x_coco
 
-It needs the extra of this name: ``pip install "crossformer-mm[weights]"``.
+It needs the extra ``weights``: ``pip install "crossformer-mm[weights]"``.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from ..checkpoint.recognize import (
 )
 from . import fail
 
-NEVER = (
+NOT_PUBLISHED = (
     'Never published: detectors and segmentors on CrossFormer++ (an open box in the '
     "authors' README), those of the 3x schedules, and Cascade Mask R-CNN."
 )
@@ -51,11 +51,11 @@ def main() -> None:
         return
     name = args.name.removesuffix('.py').replace('++', 'pp')
     if name not in FILES:
-        near = get_close_matches(name, FILES, n=3, cutoff=0.5)
-        advice = f'near are {", ".join(near)}. ' if near else ''
-        fail(f'no weights named {args.name!r} were published; {advice}{NEVER}')
+        matches = get_close_matches(name, FILES, n=3, cutoff=0.5)
+        advice = f'near are {", ".join(matches)}. ' if matches else ''
+        fail(f'no weights named {args.name!r} were published; {advice}{NOT_PUBLISHED}')
     published = FILES[name]
-    # A classifier gets the name that the configs load.
+    # Configs load classifiers by this name.
     file = backbone_file(name) if published.kind == 'classifier' else f'{name}.pth'
     fetch(published, args.folder / file)
 
@@ -63,8 +63,8 @@ def main() -> None:
 def fetch(published: Published, path: Path) -> None:
     """Download a file from Google Drive and check it.
 
-    It gets its name only then. A download that was interrupted is kept beside it, and
-    continued the next time.
+    It is renamed to ``path`` after the check. An interrupted download is kept beside it
+    and continued the next time.
     """
     if not published.drive:
         fail(
@@ -87,7 +87,7 @@ def fetch(published: Published, path: Path) -> None:
             use_cookies=False,
             timeout=60,
         )
-    except Exception as error:  # of many kinds, from server and network
+    except Exception as error:  # network errors have many types
         reason = ' '.join(str(error).split())
         advice = 'The same command continues the download'
         fail(f'{path} was not downloaded: {reason} {advice}')
@@ -112,10 +112,10 @@ def check(part: Path, published: Published) -> None:
 
 
 def print_list() -> None:
-    """Print each file with its size and place."""
+    """Print each file with its size and address."""
     width = max(map(len, FILES))
-    for name, one in FILES.items():
-        size = f'{one.parameters:>5} M parameters'
-        print(f'{name:{width}}  {one.kind:10}  {size}  {one.address}')
-    print(NEVER)
+    for name, file in FILES.items():
+        size = f'{file.parameters:>5} M parameters'
+        print(f'{name:{width}}  {file.kind:10}  {size}  {file.address}')
+    print(NOT_PUBLISHED)
     print(f'The links are from {REPOSITORY}; those to BaiduCloud need a browser.')

@@ -1,11 +1,11 @@
 """Training: the runner, its checks, hooks, an optimizer constructor.
 
 ``runner``       MMEngine's runner, with the checks and with atomic checkpoints
-``checks``       checks of the data and weights that a training starts from
-``resume``       the checkpoint that an interrupted training is resumed from
-``hooks``        seeds by epoch
-``layer_decay``  learning rates that decay from the head to the image
-``onedl``        configs that inherit from ``mmseg::`` where mmseg is the OneDL fork
+``checks``       checks of data and weights before a training
+``resume``       finds the checkpoint to resume an interrupted training from
+``hooks``        seeds the random numbers of each epoch
+``layer_decay``  layer-wise learning rate decay
+``onedl``        lets configs inherit from ``mmseg::`` with the OneDL fork of mmseg
 """
 
 from .hooks import EpochSeedHook

@@ -1,4 +1,4 @@
-"""Checks of what a training starts from: its data and its weights."""
+"""Checks of data and weights before a training."""
 
 import os.path as osp
 from collections.abc import Iterator, Sequence
@@ -38,19 +38,19 @@ def check_data(*dataloaders: object) -> None:
     """Check the data sets of a config before they are built.
 
     Args:
-        dataloaders (dict | DataLoader | None): Configs; data of a loader that is built
-            already are not checked.
+        dataloaders (dict | DataLoader | None): Configs; a data loader that is already
+            built is not checked.
 
     Raises:
-        FileNotFoundError: If a file or folder of a data set that the configs here use
-            is missing; the message says how to get it.
-        ValueError: If the classes are one text instead of a sequence of names.
+        FileNotFoundError: If a file or folder of a data set type in `DATA_HELP` is
+            missing; the message says how to get it.
+        ValueError: If the classes are a string instead of a sequence of names.
     """
     for dataloader in dataloaders:
         outer = dataloader['dataset'] if isinstance(dataloader, dict) else None
         for dataset in without_wrappers(outer):
             classes = (dataset.get('metainfo') or {}).get('classes')
-            # MMEngine reads the names from a file if this is its path.
+            # If this is the path of a file, MMEngine reads the names from it.
             if isinstance(classes, str) and is_missing(classes):
                 raise ValueError(
                     f'metainfo.classes is the text {classes!r}, of which each letter '
@@ -84,7 +84,7 @@ def type_name(config: dict[str, Any]) -> str:
 
 
 def dataset_paths(dataset: dict[str, Any]) -> Iterator[str]:
-    """Yield the files and folders that a data set's config names."""
+    """Yield the files and folders named in a data set's config."""
     root = dataset.get('data_root') or ''
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):  # MMPretrain allows a single one
@@ -99,20 +99,20 @@ def dataset_paths(dataset: dict[str, Any]) -> Iterator[str]:
 
 
 def file_clients(dataset: dict[str, Any]) -> list[dict[str, Any] | None]:
-    """List the file clients by which a data set and its pipeline read."""
+    """List the file clients of a data set and its pipeline."""
     readers = [dataset, *dataset.get('pipeline', ())]
     keys = ('backend_args', 'file_client_args')
     return [None, *(r[key] for r in readers for key in keys if r.get(key))]
 
 
 def is_missing(path: str, clients: Sequence[dict[str, Any] | None] = (None,)) -> bool:
-    """Return whether each file client says that a path is missing."""
+    """Return whether all file clients report a path as missing."""
     for client in clients:
         try:
             backend = get_file_backend(path, backend_args=client)
             if backend.exists(path) or backend.isdir(path):
                 return False
-        except Exception:  # no such client, no network, nothing to look with
+        except Exception:  # unknown client, or no network
             return False
     return True
 
@@ -121,11 +121,11 @@ def check_masks(dataset: Any) -> None:
     """Check that objects have the masks that a pipeline reads.
 
     Args:
-        dataset (Dataset): A data set as built, with or without wrappers.
+        dataset (Dataset): A built data set, with or without wrappers.
 
     Raises:
-        ValueError: If an object of MMDetection's data has none; the message names its
-            image.
+        ValueError: If an object of MMDetection's data has no mask; the message names
+            its image.
     """
     for inner in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
         if inner is not None:
@@ -149,10 +149,10 @@ def drop_overwritten(model: nn.Module, load_from: str | None, resume: bool) -> N
 
     Args:
         model (nn.Module): The network, before its weights are initialized.
-        load_from (str, optional): A checkpoint that is loaded after that.
-        resume (bool): Whether it is the checkpoint of this training itself.
+        load_from (str, optional): Checkpoint that is loaded after initialization.
+        resume (bool): Whether it is a checkpoint of this training.
     """
-    # By the start of a module's name: the file that overwrites its weights.
+    # Files that overwrite weights, by the prefix of the modules' names.
     later = {'': load_from} if load_from else {}
     for name, module in model.named_modules():
         pretrained, others = split_init_cfg(getattr(module, 'init_cfg', None))

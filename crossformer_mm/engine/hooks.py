@@ -4,18 +4,18 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, set_random_seed
 
-# The distance of the seeds of two epochs: more than there are processes, each of which
-# may add its rank.
+# Difference between the seeds of two epochs: larger than the number of processes, each
+# of which may add its rank.
 SEEDS_PER_EPOCH = 10_000
 
 
 @HOOKS.register_module(force=True)
 class EpochSeedHook(Hook):
-    """Seed the random numbers of each epoch by its number.
+    """Seed the random number generators in each epoch.
 
-    MMEngine seeds once and saves no state of the generators: a training resumed after
-    an epoch would drop other paths and flip other images than one that ran through.
-    Workers of a data loader have generators of their own, which this hook cannot seed.
+    MMEngine seeds once and does not save the state of the generators: a resumed
+    training would drop other paths and flip other images than an uninterrupted one.
+    Workers of a data loader have their own generators, which this hook cannot seed.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:

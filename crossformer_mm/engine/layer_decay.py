@@ -1,4 +1,4 @@
-"""Learning rates that decay from the head towards the image, for fine-tuning."""
+"""Layer-wise learning rate decay, for fine-tuning."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from ..models import CrossFormer
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Gives each layer of a CrossFormer a lower learning rate than the one above.
+    """Gives each layer of a CrossFormer a lower learning rate than the next one.
 
-    A parameter at depth d of a backbone with N blocks learns at
-    ``lr * layer_decay_rate ** (N + 1 - d)`` (BEiT, arXiv 2106.08254, and since then
-    Swin and ConvNeXt): the first embedding has depth 0, the blocks have 1 to N over
-    all stages, and the embedding between two stages has the depth of the block before
-    it. Everything outside the backbone learns at ``lr``::
+    A parameter at depth d of a backbone with N blocks has the learning rate
+    ``lr * layer_decay_rate ** (N + 1 - d)``, as in BEiT (arXiv 2106.08254), Swin and
+    ConvNeXt. The first embedding has depth 0, the blocks of all stages have depths 1 to
+    N, and the embedding between two stages has the depth of the block before it.
+    Parameters outside the backbone have the learning rate ``lr``::
 
         optim_wrapper = dict(
             constructor='LayerDecayOptimWrapperConstructor',
@@ -27,8 +27,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Args:
         optim_wrapper_cfg (dict): Config of the optimizer wrapper.
         paramwise_cfg (dict): ``layer_decay_rate`` (float, above 0, at most 1), and
-            what MMEngine's ``DefaultOptimWrapperConstructor`` knows; its factors and
-            the decay multiply.
+            the keys of MMEngine's ``DefaultOptimWrapperConstructor``, whose factors are
+            multiplied with the decay.
 
     Raises:
         ValueError: If ``layer_decay_rate`` is missing or out of its range.
@@ -55,10 +55,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         prefix: str = '',
         **kwargs: Any,
     ) -> None:
-        """Add all parameters of a module, each as a group of its own."""
+        """Add all parameters of a module, each in its own group."""
         super().add_params(params, module, prefix=prefix, **kwargs)
         if prefix != '':
-            return  # this calls itself for each child
+            return  # called recursively for a child
         backbones = [m for m in module.modules() if isinstance(m, CrossFormer)]
         if not backbones:
             raise ValueError(

@@ -7,10 +7,10 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 
 def find_mmseg_by_its_module() -> None:
-    """Let configs inherit from ``mmseg::`` where mmseg is a fork's.
+    """Let configs inherit from ``mmseg::`` if mmseg comes from a fork.
 
-    MMEngine looks for a distribution called mmsegmentation. The fork of it that looks
-    for modules as well still asks for one of that name.
+    MMEngine looks for a distribution called mmsegmentation. The fork of MMEngine also
+    looks for modules, but still requires a distribution of that name.
     """
     try:
         version('mmsegmentation')

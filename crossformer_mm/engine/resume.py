@@ -1,4 +1,4 @@
-"""The checkpoint that an interrupted training is resumed from."""
+"""Find the checkpoint to resume an interrupted training from."""
 
 import re
 from pathlib import Path
@@ -11,18 +11,18 @@ from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, Runner
 from ..checkpoint import CheckpointError
 from ..checkpoint.errors import DamagedError
 
-# How MMEngine names checkpoints, unless the hooks of a config say otherwise.
+# MMEngine's default names of checkpoints; the hooks of a config may add others.
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
 BY_NAME = (
     'by name: --resume FILE, with MMSegmentation --resume --cfg-options load_from=FILE'
 )
 
 
-def find_start(runner: Runner) -> tuple[str | None, bool]:
+def find_start_checkpoint(runner: Runner) -> tuple[str | None, bool]:
     """Choose the checkpoint that a training with ``--resume`` starts from.
 
-    It is the one named on the command line, else the newest in the work folder, else
-    the ``load_from`` of the config. The config file is read again for that, since
+    This is the one named on the command line, else the newest in the work folder, else
+    the ``load_from`` of the config. The config file is read again, because
     MMSegmentation's train.py passes ``load_from`` as if it came from the command line,
     and MMDetection's drops it.
 
@@ -54,27 +54,27 @@ def find_start(runner: Runner) -> tuple[str | None, bool]:
 def newest_checkpoint(runner: Runner) -> str | None:
     """Find the newest checkpoint of the latest training in a work folder.
 
-    It is the one that MMEngine has written into ``last_checkpoint``. If there is no
-    such note, or its file is gone or damaged, it is the checkpoint that was saved last,
-    by the time and the iteration stored inside.
+    This is the one named in MMEngine's file ``last_checkpoint``. If that file or its
+    checkpoint is missing or damaged, it is the checkpoint saved last, by the time and
+    iteration stored inside.
 
     Args:
-        runner (Runner): With the work folder and the hooks that save.
+        runner (Runner): Runner with the work folder and the checkpoint hooks.
 
     Returns:
-        str, optional: Its path; None where nothing has been saved.
+        str, optional: Its path; None if nothing has been saved.
 
     Raises:
-        CheckpointError: If none can be resumed, or if one is whole, but refused: it may
-            be the newest. The message names each.
+        CheckpointError: If none can be resumed, or if an intact one is refused, because
+            it may be the newest. The message names each.
     """
     work_dir = Path(runner.work_dir)
-    note = work_dir / 'last_checkpoint'
-    noted = note.read_text(errors='replace').strip() if note.is_file() else ''
-    if '://' in noted:
-        return noted  # left to MMEngine
-    # The folder may have been moved or copied since: its own files go first.
-    latest = Path(noted)
+    pointer = work_dir / 'last_checkpoint'
+    recorded = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
+    if '://' in recorded:
+        return recorded  # left to MMEngine
+    # The folder may have been moved or copied: prefer the files inside it.
+    latest = Path(recorded)
     paths = saved_checkpoints(runner, latest.name)
     if not paths and latest.is_file():
         paths = [latest]
@@ -93,11 +93,11 @@ def newest_checkpoint(runner: Runner) -> str | None:
             break
     newest = max(saved, key=lambda path: saved[path], default=None)
     refused = [e for e in problems.values() if not isinstance(e, DamagedError)]
-    if refused or newest is None and (problems or noted):
+    if refused or newest is None and (problems or recorded):
         lines = [f'Cannot resume the training in {work_dir}:']
         lines += [f'{path} {problem}' for path, problem in problems.items()]
         if not paths:
-            lines += [f'last_checkpoint names {noted}, which is not there.']
+            lines += [f'last_checkpoint names {recorded}, which is not there.']
         if newest:
             lines += [f'{newest} can be resumed {BY_NAME}.']
         raise CheckpointError(' '.join(lines))
@@ -107,7 +107,7 @@ def newest_checkpoint(runner: Runner) -> str | None:
 
 
 def saved_checkpoints(runner: Runner, name: str) -> list[Path]:
-    """List the checkpoints that a runner's hooks have saved, and those of a name."""
+    """List the checkpoints saved by a runner's hooks, and those called ``name``."""
     work_dir = Path(runner.work_dir)
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     folders = {work_dir} | {
@@ -124,11 +124,11 @@ def saved_checkpoints(runner: Runner, name: str) -> list[Path]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Return the 'meta' of a checkpoint: how far its training was.
+    """Return the 'meta' of a checkpoint, with its epoch and iteration.
 
     Raises:
         DamagedError: If the file is damaged.
-        CheckpointError: If it is refused, or not of a training.
+        CheckpointError: If it is refused, or has no training state.
     """
     try:
         content = CheckpointLoader.load_checkpoint(str(path), 'cpu', logger='silent')
@@ -157,13 +157,13 @@ def _check_named(path: str, work_dir: str) -> None:
 
 
 def warn_if_finished(runner: Runner) -> None:
-    """Warn if a resumed training has no iteration left."""
+    """Warn if a resumed training is already finished."""
     loop = runner.train_loop
     unit = 'iter' if isinstance(loop, IterBasedTrainLoop) else 'epoch'
-    done, wanted = getattr(loop, unit), getattr(loop, f'max_{unit}s')
-    if done >= wanted:
+    done, total = getattr(loop, unit), getattr(loop, f'max_{unit}s')
+    if done >= total:
         runner.logger.warning(
-            f'Nothing is left to train: {done} of {wanted} {unit}s are done. To train '
+            f'Nothing is left to train: {done} of {total} {unit}s are done. To train '
             f'longer, set --cfg-options train_cfg.max_{unit}s=N; the learning rate '
             'stays what param_scheduler ended with.'
         )

@@ -15,19 +15,19 @@ from torch import nn
 from ..checkpoint import check_loaded
 from ..ops import accelerate_cpu, is_faster_accelerated
 from .checks import check_data, check_masks, drop_overwritten
-from .resume import find_start, warn_if_finished
+from .resume import find_start_checkpoint, warn_if_finished
 
 
 @RUNNERS.register_module(force=True)
 class CheckedRunner(Runner):
     """MMEngine's runner, with checks before a training and atomic checkpoints.
 
-    - Missing data stops the command before anything else; the error says how to get it.
+    - Missing data is an error before anything else; the message says how to get it.
     - A checkpoint is written under a temporary name and renamed when it is complete.
       ``--resume`` continues from the newest intact one.
     - A checkpoint of another network is an error; ``strict=False`` in the config loads
-      what fits.
-    - Several processes work without GPUs, with the gloo backend.
+      the matching weights.
+    - Distributed training works without GPUs, with the gloo backend.
 
     A config uses it with ``runner_type='CheckedRunner'``.
     """
@@ -36,10 +36,10 @@ class CheckedRunner(Runner):
     _resume: bool
 
     def train(self) -> nn.Module:
-        """Check what the training starts from, then train."""
+        """Check data and weights, then train."""
         check_data(self._train_dataloader, self._val_dataloader)
         if self._resume:
-            self._load_from, self._resume = find_start(self)
+            self._load_from, self._resume = find_start_checkpoint(self)
         drop_overwritten(self.model, self._load_from, self._resume)
         return super().train()
 
@@ -60,7 +60,7 @@ class CheckedRunner(Runner):
         return super().test()
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume; warn if no iteration is left."""
+        """Resume; warn if the training is already finished."""
         super().resume(filename, *args, **kwargs)
         warn_if_finished(self)
 
@@ -82,7 +82,7 @@ class CheckedRunner(Runner):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Write under a temporary name, then rename: no partial file is left."""
+        """Write under a temporary name, then rename, to avoid partial files."""
         save = partial(super().save_checkpoint, out_dir)
         if '://' in out_dir or file_client_args or kwargs.get('backend_args'):
             save(filename, file_client_args, *args, **kwargs)
@@ -97,7 +97,7 @@ class CheckedRunner(Runner):
         return self.distributed and not torch.cuda.is_available()
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """Start the process group with gloo; MMEngine's own start needs GPUs."""
+        """Start the process group with gloo; MMEngine's default needs GPUs."""
         if self._on_cpus and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
@@ -117,9 +117,9 @@ class CheckedRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _accelerate(self, model: nn.Module) -> None:
-        """Exchange the linear layers if oneDNN is faster on this CPU."""
-        # The measurement may turn out differently when the training is resumed, and
-        # the weights would differ in the last bits.
+        """Replace the linear layers if oneDNN is faster on this CPU."""
+        # A resumed training may measure a different result; its weights would then
+        # differ in the last bits.
         deterministic = self._randomness_cfg.get('deterministic', False)
         if get_device() == 'cpu' and not deterministic and is_faster_accelerated():
             accelerate_cpu(model)

@@ -9,7 +9,7 @@ from .crossformer import CrossFormer
 from .pooling import NormalizedPooling
 
 
-def _published(arch: str) -> type[CrossFormer]:
+def _make_class(arch: str) -> type[CrossFormer]:
     """Make and register the class of a published architecture."""
 
     class Published(CrossFormer):
@@ -23,13 +23,13 @@ def _published(arch: str) -> type[CrossFormer]:
     return Published
 
 
-CrossFormer_T = _published('T')
-CrossFormer_S = _published('S')
-CrossFormer_B = _published('B')
-CrossFormer_L = _published('L')
-CrossFormerPP_S = CrossFormer_S2 = _published('ppS')
-CrossFormerPP_B = CrossFormer_B2 = _published('ppB')
-CrossFormerPP_L = _published('ppL')
-CrossFormerPP_H = _published('ppH')
+CrossFormer_T = _make_class('T')
+CrossFormer_S = _make_class('S')
+CrossFormer_B = _make_class('B')
+CrossFormer_L = _make_class('L')
+CrossFormerPP_S = CrossFormer_S2 = _make_class('ppS')
+CrossFormerPP_B = CrossFormer_B2 = _make_class('ppB')
+CrossFormerPP_L = _make_class('ppL')
+CrossFormerPP_H = _make_class('ppH')
 
 __all__ = ['CrossFormer', 'NormalizedPooling', *NAMES]

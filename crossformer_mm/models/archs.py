@@ -47,7 +47,7 @@ def resolve_arch(arch: str | dict[str, Any], given: dict[str, Any]) -> dict[str,
     Args:
         arch (str | dict): A key of ``ARCHS`` ('++S' is read as 'ppS'), or a dict with
             the keys ``REQUIRED`` and, optionally, the others of the table.
-        given (dict): Settings that replace the architecture's where they are not None.
+        given (dict): Settings that replace the architecture's unless they are None.
 
     Raises:
         ValueError: If the key is unknown, or a setting is missing or unknown.

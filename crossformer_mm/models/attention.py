@@ -62,7 +62,7 @@ class GroupAttention(nn.Module):
 def long_short_distance(
     block: int, rule: GroupRule, **args: Any
 ) -> tuple[nn.Module, FindGroups]:
-    """Make the attention of a block: SDA in blocks 0, 2, 4, ..., LDA in 1, 3, 5, ...
+    """Build the attention of a block: SDA in blocks 0, 2, 4, ..., LDA in 1, 3, 5, ...
 
     Returns:
         tuple: The module, and a function from height and width to ``Grouping``.
@@ -70,7 +70,7 @@ def long_short_distance(
     return GroupAttention(**args), rule.lda if block % 2 else rule.sda
 
 
-# By the argument `attention`: makes the attention of a block. `ablations` adds others.
+# Factories by the argument `attention`; `ablations` adds others.
 ATTENTIONS: dict[str, Callable[..., tuple[nn.Module, FindGroups]]] = {
     'lsda': long_short_distance
 }

@@ -1,4 +1,4 @@
-"""Checks of arguments; each error names the argument, its value and what is allowed."""
+"""Checks of arguments; errors name the argument, its value and allowed values."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
@@ -10,7 +10,7 @@ from .attention import ATTENTIONS
 from .partition import LDA_MODES
 from .position_bias import POSITION_BIASES
 
-# Argument names of the original code, and ours.
+# Argument names of the original code, and the names here.
 RENAMED = {
     'in_chans': 'in_channels',
     'patch_size': 'patch_sizes',
@@ -130,7 +130,7 @@ def check_choice(
 
 
 def check_kernels(name: str, value: Sequence[int], stride: int, width: int) -> None:
-    """Check that kernels are centred on tokens, and can share the width."""
+    """Check that kernels are centred on tokens, and that the width can be divided."""
     check_ints(name, value)
     if any(k < stride or (k - stride) % 2 for k in value):
         wanted = f'{stride} or larger by a multiple of 2 (the stride is {stride})'

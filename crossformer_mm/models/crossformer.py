@@ -3,9 +3,9 @@
 CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention
 (ICLR 2022, arXiv 2108.00154) and CrossFormer++ (TPAMI 2023, arXiv 2303.06908).
 
-Where this code deviates from the published one, and why:
+Differences from the published code:
 
-* Both published meanings of long-distance attention are there (``lda_mode``): the
+* Both published forms of long-distance attention are supported (``lda_mode``): the
   detection and segmentation code fixes the interval, CrossFormer++ the group size.
 * Any input size works; at multiples of 32 the outputs are the same.
 * A forward pass never changes the module. In the published code one small image
@@ -36,15 +36,15 @@ MIN_SIDE = 32  # shorter sides are padded: the last stage has stride 32
 
 
 class Block(nn.Module):
-    """LSDA, then MLP, each with a residual; in CrossFormer++ a cooling layer after.
+    """LSDA and MLP with residuals, followed by a cooling layer in CrossFormer++.
 
     Args:
         dim (int): Width C of the tokens.
-        number (int): Number of the block in its stage.
-        rule (GroupRule): How the stage cuts its maps into groups.
+        number (int): Index of the block in its stage.
+        rule (GroupRule): Divides the maps of the stage into groups.
         with_acl (bool): Whether an amplitude cooling layer (ACL, CrossFormer++
-            section 4.2) ends the block.
-        drop_path_rate (float): Stochastic depth of both branches.
+            section 4.2) follows the MLP.
+        drop_path_rate (float): Drop rate of both branches (stochastic depth).
         **args: Arguments of :class:`CrossFormer`.
     """
 
@@ -139,8 +139,8 @@ class Stage(nn.Module):
 class CrossFormer(BaseModule):
     """CrossFormer backbone: a pyramid of feature maps at strides 4, 8, 16 and 32.
 
-    The weights of Linear layers start from a truncated normal of std 0.02, as
-    published; convolutions start as in PyTorch.
+    Linear weights are initialized from a truncated normal of std 0.02, as published,
+    convolutions as in PyTorch.
 
     Args:
         arch (str | dict): A key of ``archs.ARCHS`` (T, S, B, L, ppS, ppB, ppL, ppH;
@@ -152,16 +152,16 @@ class CrossFormer(BaseModule):
             per stage.
         adaptive_interval (bool): Whether the interval follows the input, I =
             ceil(max(H, W) / G); only with ``lda_mode='group'``. Defaults to False.
-        lda_mode (str, optional): 'interval', where a long-distance group spans the
-            whole map, ceil(H / I) x ceil(W / I) tokens, or 'group', where it has
-            G x G and cost stays linear in pixels. Weights fit both, outputs differ.
+        lda_mode (str, optional): 'interval': a long-distance group spans the whole map,
+            ceil(H / I) x ceil(W / I) tokens; 'group': it has G x G tokens, and the cost
+            is linear in pixels. Both modes can load the same weights; outputs differ.
         with_acl (bool, optional): Whether every third block ends with an amplitude
             cooling layer.
         in_channels (int): Channels of the image. Defaults to 3.
         patch_sizes (Sequence[int]): Kernel sizes of the first cross-scale embedding.
         merge_sizes (Sequence[Sequence[int]], optional): Kernel sizes of the embedding
             after each stage but the last. Defaults to None: (2, 4) each.
-        mlp_ratio (float): Width of the MLP relative to the tokens'. Defaults to 4.
+        mlp_ratio (float): Width of the MLP relative to the tokens. Defaults to 4.
         qkv_bias (bool): Whether query, key and value have a bias. Defaults to True.
         qk_scale (float, optional): Factor of the attention scores. Defaults to None:
             the width of a head to the power of -0.5.
@@ -171,11 +171,10 @@ class CrossFormer(BaseModule):
         attn_drop_rate (float): Dropout of attention weights. Defaults to 0.
         drop_path_rate (float, optional): Stochastic depth of the last block, growing
             linearly from 0 at the first.
-        out_indices (Sequence[int]): Stages whose output is returned; those after the
-            last of them, which would get no gradient, are not built. Defaults to
-            (0, 1, 2, 3).
-        frozen_stages (int): Stages to freeze: 0 is the first embedding, i the stages
-            before i as well; -1 freezes nothing. Defaults to -1.
+        out_indices (Sequence[int]): Stages whose output is returned. Later stages would
+            get no gradient and are not built. Defaults to (0, 1, 2, 3).
+        frozen_stages (int): -1 freezes nothing, 0 the first embedding, i also the
+            stages before stage i. Defaults to -1.
         with_cp (bool): Whether to recompute each block's activations in the backward
             pass: less memory, more time. Defaults to False.
         init_cfg (dict | list[dict] | str, optional): MMEngine's initialization config,
@@ -260,12 +259,12 @@ class CrossFormer(BaseModule):
             for i in stages[: last + 1]
         )
         self.apply(init_linear)
-        self.train()  # freezes
+        self.train()  # sets `frozen_stages`
 
     def init_weights(self) -> None:
         """Initialize as in ``init_cfg``; pretrained weights must be complete."""
         pretrained, others = split_init_cfg(self.init_cfg)
-        # Strict, by `checkpoint.PretrainedBackbone`. MMEngine runs Pretrained entries
+        # `checkpoint.PretrainedBackbone` is strict. MMEngine runs Pretrained entries
         # last, but does not recognize this name.
         strict = [dict(entry, type='PretrainedBackbone') for entry in pretrained]
         self.init_cfg: InitCfg = others + strict
@@ -275,8 +274,8 @@ class CrossFormer(BaseModule):
         """Compute the feature maps of a batch of images.
 
         Args:
-            x (Tensor): Images ``[B, 3, H, W]`` of any size; a side shorter than 32 is
-                padded with zeros to 32 inside.
+            x (Tensor): Images ``[B, 3, H, W]`` of any size; sides shorter than 32 are
+                padded with zeros to 32.
 
         Returns:
             tuple[Tensor]: One map per entry of ``out_indices``; that of stage i is
@@ -301,18 +300,18 @@ class CrossFormer(BaseModule):
         return tuple(outs)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Return a parameter's depth and the number of layers, as MMPretrain asks.
+        """Return a parameter's depth and the number of layers, for MMPretrain.
 
-        The layers are the first embedding, each block, and everything outside of the
-        backbone, whose names do not start with ``prefix``.
+        The layers are the first embedding, each block, and everything outside the
+        backbone, i.e. names without ``prefix``.
         """
         layers = sum(self.depths) + 2
         if not param_name.startswith(prefix):
             return layers - 1, layers
-        part, *place = param_name.removeprefix(prefix).split('.')
+        part, *path = param_name.removeprefix(prefix).split('.')
         if part == 'patch_embed':
             return 0, layers
-        stage, part, block, *_ = place
+        stage, part, block, *_ = path
         if part == 'downsample':  # as deep as the block before it
             return sum(self.depths[: int(stage) + 1]), layers
         return sum(self.depths[: int(stage)]) + int(block) + 1, layers

@@ -32,20 +32,20 @@ class CrossScaleConv(nn.ModuleList):
         super().__init__()
         self.stride = stride
         for i, kernel_size in enumerate(kernel_sizes, start=1):
-            share = out_channels // 2 ** min(i, len(kernel_sizes) - 1)
+            channels = out_channels // 2 ** min(i, len(kernel_sizes) - 1)
             padding = (kernel_size - stride) // 2
-            self.append(nn.Conv2d(in_channels, share, kernel_size, stride, padding))
+            self.append(nn.Conv2d(in_channels, channels, kernel_size, stride, padding))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` to ``[B, H', W', C']``, H' = ceil(H / stride)."""
         # A side that is not a multiple of the stride is padded with zeros.
-        rest = (ceil_div(n, self.stride) * self.stride - n for n in x.shape[1:3])
-        x = pad_map(x, *rest).permute(0, 3, 1, 2)
+        missing = (ceil_div(n, self.stride) * self.stride - n for n in x.shape[1:3])
+        x = pad_map(x, *missing).permute(0, 3, 1, 2)
         return torch.cat([conv(x) for conv in self], dim=1).permute(0, 2, 3, 1)
 
 
 class CrossScaleEmbedding(nn.Module):
-    """The first CEL: from an image to tokens, with a LayerNorm after.
+    """The first CEL: from an image to tokens, followed by a LayerNorm.
 
     Args:
         in_channels (int): Channels of the image.
@@ -97,5 +97,5 @@ class CrossScaleMerging(nn.Module):
         return self.reductions(self.norm(x))
 
 
-# By the argument `position_bias`: another first CEL. Filled by `ablations`.
+# Replacements of the first CEL by the argument `position_bias`; filled by `ablations`.
 EMBEDDINGS: dict[str, type[CrossScaleEmbedding]] = {}

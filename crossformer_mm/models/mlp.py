@@ -51,7 +51,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
-        # Hooks expect whole maps, once per forward pass.
+        # Hooks expect the complete map, once per forward pass.
         if any(getattr(m, hooks) for m in self.modules() for hooks in HOOKS):
             return self._act_and_fc2(self.fc1(x))
         return two_layers(self.fc1, self._act_and_fc2, x, self.hidden_dim)

@@ -1,4 +1,4 @@
-"""Which tokens of a map attend to each other: SDA and LDA.
+"""Groups of tokens that attend to each other: SDA and LDA.
 
 Short- and long-distance attention (CrossFormer section 3.2) differ only in which tokens
 share a group. Three numbers, a ``Grouping``, describe both; SDA has interval 1.
@@ -7,21 +7,21 @@ share a group. Three numbers, a ``Grouping``, describe both; SDA has interval 1.
 from typing import NamedTuple
 
 from ..ops.partition import Grouping, ceil_div, choose_above, smaller
-from ..ops.partition import group_tokens as group_tokens  # parts of the same idea,
-from ..ops.partition import ungroup_tokens as ungroup_tokens  # to be found here too
+from ..ops.partition import group_tokens as group_tokens  # re-exported
+from ..ops.partition import ungroup_tokens as ungroup_tokens  # re-exported
 
 LDA_MODES = ('interval', 'group')
 
 
 class GroupRule(NamedTuple):
-    """How the maps of a stage are cut into groups, for any size.
+    """How a stage divides maps of any size into groups.
 
     Args:
         group_size (int): Side G of a group.
         interval (int, optional): Interval I of LDA. None: the smallest with which one
             window of groups covers the map (``adaptive_interval``).
-        lda_mode (str): 'interval', where an LDA group spans the whole map, or 'group',
-            where it has G x G tokens.
+        lda_mode (str): 'interval': an LDA group spans the whole map; 'group': it has
+            G x G tokens.
     """
 
     group_size: int

@@ -20,7 +20,7 @@ class DynamicPositionBias(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         hidden = dim // 4 // 4
-        # The names are those of the published checkpoints.
+        # Names as in the published checkpoints.
         self.pos_proj = nn.Linear(2, hidden)
         self.pos1 = self._layer(hidden, hidden)
         self.pos2 = self._layer(hidden, hidden)
@@ -40,8 +40,8 @@ class DynamicPositionBias(nn.Module):
     def project_offsets(self, rows: int, cols: int) -> Tensor:
         """Project each offset: ``[2 rows - 1, 2 cols - 1, C // 16]``."""
         # The norm has a weight even if the linear layers are quantized or adapted.
-        like = cast(nn.LayerNorm, self.pos1[0]).weight
-        return self.pos_proj(offsets(rows, cols, like.device).to(like.dtype))
+        weight = cast(nn.LayerNorm, self.pos1[0]).weight
+        return self.pos_proj(offsets(rows, cols, weight.device).to(weight.dtype))
 
 
 def offsets(rows: int, cols: int, device: torch.device) -> Tensor:
@@ -51,8 +51,8 @@ def offsets(rows: int, cols: int, device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(down, right, indexing='ij'), dim=-1)
 
 
-# By the argument `position_bias`: makes the bias of a block from its width, heads and
-# group size. `ablations` adds others.
+# Factories by the argument `position_bias`, called with the width, heads and group size
+# of a block; `ablations` adds others.
 POSITION_BIASES: dict[str, Callable[[int, int, int], nn.Module | None]] = {
     'dpb': lambda dim, num_heads, group_size: DynamicPositionBias(dim, num_heads),
     'none': lambda dim, num_heads, group_size: None,

@@ -1,8 +1,8 @@
-"""Fast operations, each beside plain code that computes the same.
+"""Optimized operations, each with an equivalent plain implementation.
 
 ``attention``       softmax attention with a learned bias, in linear memory
-``two_layers``      an MLP that never holds its whole hidden layer
-``accelerate_cpu``  linear layers and convolutions of a finished network, by oneDNN
+``two_layers``      an MLP that never stores its complete hidden layer
+``accelerate_cpu``  linear layers of an existing network, computed by oneDNN
 """
 
 from .accelerate import accelerate_cpu, is_faster_accelerated

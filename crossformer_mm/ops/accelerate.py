@@ -1,8 +1,8 @@
-"""Linear layers of a finished network, faster on some CPUs.
+"""Accelerate the linear layers of a network on some CPUs.
 
-PyTorch computes matrix products by MKL and convolutions by oneDNN. On CPUs where
+PyTorch computes matrix products with MKL and convolutions with oneDNN. On CPUs where
 oneDNN is faster, a linear layer is computed as a 1 x 1 convolution (docs/speed.md).
-Delete this when MKL is faster everywhere.
+Delete this module when MKL is always faster.
 """
 
 import timeit
@@ -16,11 +16,11 @@ from .state import is_compiling, needs_plain_operations
 
 
 class OneDNNLinear(nn.Linear):
-    """``nn.Linear`` by oneDNN's convolution; the tokens are a map ``[1, C, 1, N]``."""
+    """``nn.Linear`` as a convolution of oneDNN on a map ``[1, C, 1, N]``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C']``."""
-        if _is_plain(x, self.weight):
+        if _use_plain_layer(x, self.weight):
             return super().forward(x)
         tokens = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
         out = F.conv2d(tokens, self.weight[:, :, None, None], self.bias)
@@ -42,7 +42,7 @@ def accelerate_cpu(model: nn.Module, enable: bool = True) -> nn.Module:
 
 
 def is_faster_accelerated() -> bool:
-    """Measure, in some milliseconds, whether this CPU gains from `accelerate_cpu`."""
+    """Measure in a few milliseconds whether `accelerate_cpu` helps on this CPU."""
     x, seconds = torch.rand(512, 384), []
     with torch.no_grad():
         for layer in (nn.Linear(384, 1536), OneDNNLinear(384, 1536)):
@@ -50,7 +50,7 @@ def is_faster_accelerated() -> bool:
     return torch.backends.mkldnn.is_available() and seconds[1] < 0.9 * seconds[0]
 
 
-def _is_plain(x: Tensor, weight: Tensor) -> bool:
+def _use_plain_layer(x: Tensor, weight: Tensor) -> bool:
     """Return whether to run PyTorch's own layer."""
     faster = x.is_cpu and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
     traced = is_compiling() or needs_plain_operations()

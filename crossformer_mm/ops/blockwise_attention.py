@@ -5,7 +5,7 @@ the scores of all groups take several times the memory of all other activations.
 PyTorch's fused kernels do not store the scores, but have no gradient for the bias. Here
 they compute the forward pass; the backward pass recomputes the scores block by block
 and accumulates the gradient of the bias. :func:`plain_attention` computes the same in
-plain PyTorch; docs/speed.md has what this saves. Delete it when
+plain PyTorch. docs/speed.md lists the savings. Delete this module when
 ``F.scaled_dot_product_attention`` has a gradient for its mask in linear memory.
 
 Shapes: G groups of N = rows * cols tokens, h heads of width d; ``qkv [B, H, W, 3 C]``,
@@ -23,12 +23,12 @@ from torch import Tensor
 from .partition import Grouping, group_tokens, padding_mask, ungroup_tokens
 from .state import is_compiling, needs_plain_operations, on_device
 
-# Number of scores in a block, and of elements in a slab of a map: on a CPU they have to
-# fit the cache, on a GPU to keep it busy. The expanded bias of a slab has at most eight
+# Number of scores in a block, and of elements in a slab of a map: they must fit the
+# cache of a CPU, and keep a GPU busy. The expanded bias of a slab has at most eight
 # times as many elements as a block of scores.
 BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
-SLAB_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
+SLAB_ELEMENTS = {'cpu': 2**21, 'cuda': 2**30}
 SETTINGS = 'Tensor? table, SymInt[] grouping, SymInt heads, float scale'
 
 
@@ -86,7 +86,7 @@ def attention_weights(
     scores = q @ k.transpose(2, 3) * scale
     if table is not None:
         scores = scores + expand_bias(table, grouping).to(scores.dtype)
-    return (scores if padding is None else _hide(scores, padding)).softmax(-1)
+    return (scores if padding is None else _mask(scores, padding)).softmax(-1)
 
 
 def cut(
@@ -104,9 +104,9 @@ def expand_bias(table: Tensor, grouping: Grouping) -> Tensor:
     """Expand the table to a bias for each pair of query and key: ``[h, N, N]``."""
     rows, cols, _ = grouping
     heads = table.shape[0]
-    # Columns first, so that the more numerous rows are copied as a whole.
-    bias = table.index_select(2, _offset_places(cols, table.device))
-    bias = bias.index_select(1, _offset_places(rows, table.device))
+    # Columns first: the larger copy then moves contiguous rows.
+    bias = table.index_select(2, _offset_indices(cols, table.device))
+    bias = bias.index_select(1, _offset_indices(rows, table.device))
     bias = bias.reshape(heads, rows, rows, cols, cols).transpose(2, 3)
     return bias.reshape(heads, rows * cols, rows * cols)
 
@@ -141,14 +141,14 @@ class _BlockwiseAttention(torch.autograd.Function):
 def compiled_operator(
     schema: str, empty_results: Callable[..., Any]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function a single node of the graphs of ``torch.compile``.
+    """Make a function a single node in graphs of ``torch.compile``.
 
-    It unrolls loops (pytorch/pytorch#111441): those over blocks would be compiled for
-    seconds, and again for each size of image. Delete this when that issue is closed.
+    The compiler unrolls loops (pytorch/pytorch#111441): loops over blocks would take
+    seconds to compile, again for each image size. Delete this when the issue is closed.
 
     Args:
-        schema (str): Types of the arguments and results, as torch writes them.
-        empty_results (Callable): Makes results of the right shape from the arguments.
+        schema (str): Types of the arguments and results, in torch's notation.
+        empty_results (Callable): Returns empty results of the right shape.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,8 +170,8 @@ def compiled_operator(
 def attention_forward(
     qkv: Tensor, table: Tensor | None, grouping: Sequence[int], heads: int, scale: float
 ) -> Tensor:
-    """Attend by PyTorch's fused kernel, slab by slab."""
-    grouping = Grouping(*grouping)  # the operator hands over a list
+    """Attend with PyTorch's fused kernel, slab by slab."""
+    grouping = Grouping(*grouping)  # the operator passes a list
     parts = qkv.unflatten(3, (3, heads, -1))
     out = torch.empty_like(parts[:, :, :, 0])
     for rows, h in _slabs(parts, grouping):
@@ -184,7 +184,7 @@ def attention_forward(
 def _slab_forward(
     qkv: Tensor, bias: Tensor | None, grouping: Grouping, scale: float
 ) -> Tensor:
-    """Attend within a slab ``[B, H', W, 3, h', d]`` by the fused kernel."""
+    """Attend within a slab ``[B, H', W, 3, h', d]`` with the fused kernel."""
     batch, height, width, _, heads, dim = qkv.shape
     q, k, v, padding = cut(qkv.flatten(3), grouping, heads)
     bias = q.new_zeros(1, 1, 1) if bias is None else bias.to(q.dtype)
@@ -192,7 +192,7 @@ def _slab_forward(
     step = len(q) if padding is None else on_device(BLOCK_SCORES, q) // bias.numel()
     out = q.new_empty(len(q), q.shape[2], heads, dim)
     for g in _slices(len(q), step):
-        mask = bias[None] if padding is None else _hide(bias[None], padding[g])
+        mask = bias[None] if padding is None else _mask(bias[None], padding[g])
         x = F.scaled_dot_product_attention(q[g], k[g], v[g], mask, scale=scale)
         out[g] = x.transpose(1, 2)
     out = ungroup_tokens(out.flatten(2), grouping, batch, height, width)
@@ -254,7 +254,7 @@ def _slab_backward(
             if bias is not None:
                 scores += bias[:, n]
             if padding is not None:
-                scores = _hide(scores, padding[g])
+                scores = _mask(scores, padding[g])
             weights = scores.softmax(-1)
             grad_v += weights.mT @ grad_[:, :, n]
             grad_weights = grad_[:, :, n] @ v_.mT
@@ -275,39 +275,39 @@ def _sum_by_offset(grad_bias: Tensor, grouping: Grouping) -> Tensor:
     rows, cols, _ = grouping
     grad = grad_bias.reshape(-1, rows, cols, rows, cols).transpose(2, 3)
     grad = grad.reshape(-1, rows * rows, cols * cols)
-    place = _offset_places(rows, grad.device)
+    index = _offset_indices(rows, grad.device)
     by_row = grad.new_zeros(len(grad), 2 * rows - 1, cols * cols)
-    by_row.index_add_(1, place, grad)
-    place = _offset_places(cols, grad.device)
+    by_row.index_add_(1, index, grad)
+    index = _offset_indices(cols, grad.device)
     table = grad.new_zeros(len(grad), 2 * rows - 1, 2 * cols - 1)
-    return table.index_add_(2, place, by_row)
+    return table.index_add_(2, index, by_row)
 
 
-def _offset_places(side: int, device: torch.device) -> Tensor:
+def _offset_indices(side: int, device: torch.device) -> Tensor:
     """Return the index into the table of each pair along one side."""
-    place = torch.arange(side, device=device)
-    return (place[:, None] - place + side - 1).flatten()
+    index = torch.arange(side, device=device)
+    return (index[:, None] - index + side - 1).flatten()
 
 
-def _hide(scores: Tensor, padding: Tensor) -> Tensor:
-    """Give padding the lowest finite score: -inf gives NaN if all is padding."""
+def _mask(scores: Tensor, padding: Tensor) -> Tensor:
+    """Set padding to the lowest finite score: -inf gives NaN if all is padding."""
     return scores.masked_fill(padding[:, None, None], torch.finfo(scores.dtype).min)
 
 
 def _slabs(parts: Tensor, grouping: Grouping) -> Iterator[tuple[slice, slice]]:
     """Cut a map ``[B, H, W, 3, h, d]`` into slabs: rows of whole windows, and heads."""
     window = grouping.rows * grouping.interval
-    limit = on_device(SLAB_NUMBERS, parts)
+    limit = on_device(SLAB_ELEMENTS, parts)
     step = window * max(1, limit // (window * parts[:, 0].numel()))
-    biases = 8 * on_device(BLOCK_SCORES, parts) // (grouping.rows * grouping.cols) ** 2
+    max_h = 8 * on_device(BLOCK_SCORES, parts) // (grouping.rows * grouping.cols) ** 2
     for rows in _slices(parts.shape[1], step):
         for h in _slices(
-            parts.shape[4], min(biases, limit // parts[:, rows, :, :, 0].numel())
+            parts.shape[4], min(max_h, limit // parts[:, rows, :, :, 0].numel())
         ):
             yield rows, h
 
 
 def _slices(end: int, step: int) -> Iterator[slice]:
-    """Cut 0 to ``end`` into slices of ``step``, at least 1 each."""
+    """Yield slices of ``step``, or 1 if it is smaller, from 0 to ``end``."""
     for i in range(0, end, max(1, step)):
         yield slice(i, i + max(1, step))

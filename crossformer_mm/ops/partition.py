@@ -1,4 +1,4 @@
-"""Cut a feature map into attention groups and put it together again.
+"""Divide a feature map into attention groups and reassemble it.
 
 The map is padded right and bottom to whole windows of ``(rows * interval, cols *
 interval)`` tokens, and the tokens of a window whose row and column are equal modulo
@@ -22,7 +22,7 @@ class Grouping(NamedTuple):
     Args:
         rows (int): Tokens of a group along the height.
         cols (int): Tokens of a group along the width.
-        interval (int): Distance in the map between neighbours of a group, in tokens.
+        interval (int): Distance in the map between adjacent tokens of a group.
     """
 
     rows: int
@@ -55,7 +55,7 @@ def ungroup_tokens(
 
 
 def padding_mask(x: Tensor, grouping: Grouping) -> Tensor | None:
-    """Return True at padding, ``[B * groups, N]``; None where ``x`` needs none."""
+    """Return True at padding, ``[B * groups, N]``; None if there is no padding."""
     batch, height, width, _ = x.shape
     if _is_zero(*_windows(height, width, grouping)[2:]):
         return None
@@ -98,9 +98,9 @@ def choose(condition: bool, a: int, b: int) -> int:
 
 
 def choose_above(excess: int, a: int, b: int) -> int:
-    """Return ``a`` where ``excess`` is above 0, else ``b``.
+    """Return ``a`` if ``excess`` is above 0, else ``b``.
 
-    Computed without ``if``, of which an export would keep only the example's branch.
+    Computed without ``if``, because an export would keep only the example's branch.
     """
     flag = smaller(1, -smaller(0, -excess))
     return b + flag * (a - b)
@@ -116,5 +116,5 @@ def _windows(height: int, width: int, grouping: Grouping) -> tuple[int, int, int
 
 
 def _is_zero(*sizes: int) -> bool:
-    # `is True`: a traced size that is 0 in the example may be another in the next call.
+    # `is True`: a traced size that is 0 in the example may differ in the next call.
     return all((size == 0) is True for size in sizes)

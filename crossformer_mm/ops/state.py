@@ -1,4 +1,4 @@
-"""Whether PyTorch compiles, exports or transforms the operations that run."""
+"""Detect whether PyTorch compiles, exports or transforms operations."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def needs_plain_operations() -> bool:
     """Return whether operations are exported, or transformed by ``torch.func``.
 
     ``torch.jit.trace`` and both ONNX exporters need standard operations. ``torch.func``
-    and forward-mode differentiation do not support our backward pass and recomputing.
+    and forward-mode differentiation do not support our backward pass and recomputation.
     """
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return True

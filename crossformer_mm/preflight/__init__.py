@@ -4,7 +4,7 @@
 ``datasets``  the data sets of a config, and small subsets of them
 ``coco``      annotation files of COCO's format
 ``maps``      label images of MMSegmentation
-``classes``   classes and ignored labels: the same everywhere
+``classes``   consistency of classes and ignored labels
 ``schedule``  learning rate, warm-up, iterations
 ``network``   normalization, pretrained file, widths, strides
 ``first_step``  a training step, a prediction and its evaluation on real images

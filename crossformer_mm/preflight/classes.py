@@ -1,4 +1,4 @@
-"""Classes and values to ignore: the same in data, heads and metrics."""
+"""Check that data, heads and metrics agree on classes and ignored labels."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from mmengine.config import Config
 
 from ..engine.checks import is_missing, type_name
-from ..swap.dry_run import parts_of
+from ..swap.dry_run import iter_dicts
 from .datasets import data_sets, to_list
 from .finding import Finding
 
-# Heads whose number of classes is not the data's: of proposals, or of 'things' only.
+# Heads with another number of classes than the data: proposals, or 'things' only.
 OTHER_CLASSES = (
     'RPNHead',
     'FusedSemanticHead',
@@ -28,24 +28,24 @@ def check_classes(cfg: Config) -> Iterator[Finding]:
     known: dict[str, tuple[str, ...]] = {}
     for split in data_sets(cfg):
         part = f'{split.name} classes'
-        own = (split.config.get('metainfo') or {}).get('classes')
-        if isinstance(own, str) and is_missing(own):
-            text = f'metainfo.classes is the text {own!r}, each letter a class'
-            remedy = f'a single class is written with a comma: classes = ({own!r},)'
+        given = (split.config.get('metainfo') or {}).get('classes')
+        if isinstance(given, str) and is_missing(given):
+            text = f'metainfo.classes is the text {given!r}, each letter a class'
+            remedy = f'a single class is written with a comma: classes = ({given!r},)'
             yield Finding('FAIL', part, text, remedy)
         elif classes := split.classes:
             known[split.name] = classes
-            twice = sorted({name for name in classes if classes.count(name) > 1})
-            if twice:
-                text = f'named twice: {", ".join(twice)}'
+            duplicates = sorted({name for name in classes if classes.count(name) > 1})
+            if duplicates:
+                text = f'named twice: {", ".join(duplicates)}'
                 yield Finding('FAIL', part, text, 'name each once')
     if not known:
         return
     train, *others = known
     for name in others:
         if known[name] != known[train]:
-            differ = sorted(set(known[name]) ^ set(known[train])) or 'their order'
-            text = f'differ from those of {train}: {differ}'
+            difference = sorted(set(known[name]) ^ set(known[train])) or 'their order'
+            text = f'differ from those of {train}: {difference}'
             remedy = 'give the same metainfo to every data set'
             yield Finding('FAIL', f'{name} classes', text, remedy)
     yield from check_heads(cfg.model, len(known[train]))
@@ -53,13 +53,13 @@ def check_classes(cfg: Config) -> Iterator[Finding]:
 
 def check_heads(model: dict[str, Any], count: int) -> Iterator[Finding]:
     """Check that heads and losses have the number of classes of the data."""
-    wrong = [(path, n) for path, n in counts_of_classes(model) if n != count]
+    wrong = [(path, n) for path, n in class_counts(model) if n != count]
     for path, value in wrong:
         text = f'{path} is {value}, the data has {count} classes'
         yield Finding('FAIL', 'num_classes', text, f'set it to {count}')
     if not wrong:
         yield Finding('ok', 'num_classes', f'{count} in data and heads')
-    for path, part in parts_of(model, 'model'):
+    for path, part in iter_dicts(model, 'model'):
         weights = part.get('class_weight')
         if isinstance(weights, (list, tuple)) and len(weights) - count not in (0, 1):
             text = f'{path}.class_weight has {len(weights)} weights, {count} classes'
@@ -67,17 +67,17 @@ def check_heads(model: dict[str, Any], count: int) -> Iterator[Finding]:
             yield Finding('FAIL', 'class_weight', text, remedy)
 
 
-def counts_of_classes(model: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def class_counts(model: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """List the numbers of classes in a model's heads with their paths."""
     if 'panoptic' in type_name(model).lower():
-        return  # its boxes are of things only, its maps of both
-    for path, part in parts_of(model, 'model'):
+        return  # boxes have things only, maps have both
+    for path, part in iter_dicts(model, 'model'):
         if type_name(part) in OTHER_CLASSES or any(n in path for n in OTHER_PARTS):
             continue
         if 'num_things_classes' in part:
             stuff = part.get('num_stuff_classes', 0)
-            where = f'{path}.num_things_classes' + ' + num_stuff_classes' * bool(stuff)
-            yield where, part['num_things_classes'] + stuff
+            name = f'{path}.num_things_classes' + ' + num_stuff_classes' * bool(stuff)
+            yield name, part['num_things_classes'] + stuff
         elif type(part.get('num_classes')) is int:
             yield f'{path}.num_classes', part['num_classes']
 

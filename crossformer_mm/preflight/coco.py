@@ -1,4 +1,4 @@
-"""Annotation files in COCO's format: what they say, and their images."""
+"""Check annotation files in COCO format, and their images."""
 
 import math
 from collections import Counter, defaultdict
@@ -20,7 +20,7 @@ from .datasets import (
 )
 from .finding import Finding
 
-IMAGES = 32  # that are opened
+IMAGES = 32  # number of images to open
 
 
 class CocoFile(NamedTuple):
@@ -38,7 +38,7 @@ class CocoFile(NamedTuple):
 
 
 def check_annotations(cfg: Config) -> Iterator[Finding]:
-    """Check the annotation files: sound, with the classes, and masks if wanted."""
+    """Check that annotation files are valid and have the classes and needed masks."""
     done: dict[Path, Split] = {}
     images: dict[str, set[str]] = {}
     for split in data_sets(cfg):
@@ -76,9 +76,9 @@ def check_file(file: CocoFile) -> Iterator[Finding]:
     """Check one file; each finding names it and an id."""
     for what, entries in (('image', file.images), ('annotation', file.annotations)):
         ids = Counter(entry.get('id') for entry in entries)
-        twice = [number for number, times in ids.items() if times > 1]
-        if twice:
-            text = f'{what} id {twice[0]} occurs twice'
+        duplicates = [number for number, times in ids.items() if times > 1]
+        if duplicates:
+            text = f'{what} id {duplicates[0]} occurs twice'
             yield file.finding(text, 'give each its own id')
     yield from check_categories(file)
     named = {category['id'] for category in file.categories}
@@ -87,7 +87,7 @@ def check_file(file: CocoFile) -> Iterator[Finding]:
     masks = any(step.get('with_mask') for step in pipeline)
     wrong = defaultdict(list)
     for entry in file.annotations:
-        for problem in problems(entry, named, sizes, masks):
+        for problem in list_problems(entry, named, sizes, masks):
             wrong[problem].append(entry.get('id'))
     for (verdict, text, remedy), numbers in wrong.items():
         more = f' and {len(numbers) - 1} more' if len(numbers) > 1 else ''
@@ -103,29 +103,29 @@ def check_categories(file: CocoFile) -> Iterator[Finding]:
     names = {category['id']: category['name'] for category in file.categories}
     for missing in [name for name in classes if name not in names.values()]:
         near = get_close_matches(missing, names.values(), n=1, cutoff=0.6)
-        has = repr(near[0]) if near else ', '.join(list(names.values())[:10])
+        available = repr(near[0]) if near else ', '.join(list(names.values())[:10])
         text = f'no category {missing!r}, a class of the config'
-        yield file.finding(text, f'it has {has}')
+        yield file.finding(text, f'it has {available}')
     counts = Counter(names.get(entry.get('category_id')) for entry in file.annotations)
     if not any(counts[name] for name in classes):
         text = "no object of the config's classes"
         yield file.finding(text, 'check metainfo.classes')
     others = {n: count for n, count in counts.items() if n and n not in classes}
     if others:
-        first = ', '.join(f'{others[name]} of {name!r}' for name in list(others)[:5])
-        text = f'objects of {len(others)} categories are left out: {first}'
+        examples = ', '.join(f'{others[name]} of {name!r}' for name in list(others)[:5])
+        text = f'objects of {len(others)} categories are left out: {examples}'
         # This may be intended.
         remedy = 'add them to metainfo.classes if they are wanted'
         yield file.finding(text, remedy, 'warn')
 
 
-def problems(
+def list_problems(
     entry: dict[str, Any],
     categories: set[int],
     images: dict[int, dict[str, Any]],
     masks: bool,
 ) -> Iterator[tuple[str, str, str]]:
-    """List what is wrong with an annotation: verdict, text, remedy."""
+    """List the problems of an annotation: verdict, text, remedy."""
     if entry.get('category_id') not in categories:
         yield 'FAIL', 'its category_id is not in categories', 'add the category'
     image = images.get(entry.get('image_id', -1))
@@ -164,7 +164,7 @@ def is_box(box: object) -> TypeGuard[list[float]]:
 
 
 def check_image(file: CocoFile, image: dict[str, Any]) -> Iterator[Finding]:
-    """Check that an image is there, readable, and as large as the file says."""
+    """Check that an image exists, is readable, and has the size given in the file."""
     path = file.split.image_folder / image['file_name']
     name = f'image id {image["id"]}'
     if not path.is_file():
@@ -199,5 +199,5 @@ def check_metric(cfg: Config) -> Iterator[Finding]:
 
 
 def has_masks(model: Any) -> bool:
-    """Return whether a model makes masks, by the names of its parts."""
+    """Return whether a model predicts masks, judging by the names of its parts."""
     return 'mask' in str(model).lower() or 'Ins' in str(model.get('bbox_head', ''))

@@ -1,4 +1,4 @@
-"""The data sets of a config, and small ones of a few of their images."""
+"""The data sets of a config, and small subsets of them."""
 
 import gc
 import json
@@ -39,12 +39,12 @@ class Split(NamedTuple):
 
     @property
     def has_label_maps(self) -> bool:
-        """Whether it is one of MMSegmentation's."""
+        """Whether it is a data set of MMSegmentation."""
         return has_base(self.kind, 'BaseSegDataset')
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, none where the data set does not know them."""
+        """Names of the classes; empty if they are unknown."""
         classes = (self.config.get('metainfo') or {}).get('classes')
         if isinstance(classes, str):  # MMEngine reads a file of names
             return tuple(list_from_file(classes)) if Path(classes).is_file() else ()
@@ -68,7 +68,7 @@ class Split(NamedTuple):
 
 
 def data_sets(cfg: Config, *names: str) -> Iterator[Split]:
-    """List the data sets of some splits, without their wrappers."""
+    """List the data sets of the named splits, without their wrappers."""
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for name in names or SPLITS:
         loader = cfg.get(f'{name}_dataloader') or {}
@@ -79,12 +79,12 @@ def data_sets(cfg: Config, *names: str) -> Iterator[Split]:
 
 
 def has_base(kind: type | None, name: str) -> bool:
-    """Return whether a class has a base of a name; its library is not imported."""
+    """Return whether a class has a base called ``name``, without importing it."""
     return any(base.__name__ == name for base in getattr(kind, '__mro__', ()))
 
 
 def to_list(entry: Any) -> list[Any]:
-    """Return the configs of heads or metrics, of which there may be one or several."""
+    """Return a list of configs, such as of heads or metrics, given one or several."""
     entry = entry or []
     return entry if isinstance(entry, list) else [entry]
 
@@ -93,7 +93,7 @@ def to_list(entry: Any) -> list[Any]:
 def read_json(path: Path) -> Any:
     """Read an annotation file once; several checks need it."""
     # Garbage collection over COCO's millions of objects takes 8 s: disable it while
-    # they are created, and exclude them from later ones.
+    # they are created, and exclude them from later collections.
     gc.disable()
     try:
         return json.loads(path.read_text())
@@ -103,20 +103,20 @@ def read_json(path: Path) -> Any:
 
 
 def sample(items: Sequence[T], count: int) -> Sequence[T]:
-    """Take items at equal distances."""
+    """Return ``count`` items at equal distances."""
     return items[:: max(len(items) // count, 1)][:count]
 
 
-def with_objects(data: Any, classes: tuple[str, ...]) -> set[int]:
+def images_with_objects(data: Any, classes: tuple[str, ...]) -> set[int]:
     """Return the ids of the images with objects of some classes."""
     wanted = {c['id'] for c in data['categories'] if c['name'] in classes}
     return {a['image_id'] for a in data['annotations'] if a['category_id'] in wanted}
 
 
 def small_coco(split: Split, count: int, folder: Path) -> ConfigDict:
-    """Return a data set's config with a few of its images that have objects."""
+    """Return a data set's config, limited to a few images with objects."""
     data = read_json(split.annotation_file)
-    used = with_objects(data, split.classes)
+    used = images_with_objects(data, split.classes)
     chosen = sample([image for image in data['images'] if image['id'] in used], count)
     ids = {image['id'] for image in chosen}
     part = dict(data, images=chosen)

@@ -9,9 +9,9 @@ class Finding(NamedTuple):
     Attributes:
         verdict: 'FAIL' stops or spoils the training, 'warn' may, 'note' and 'ok' do
             not.
-        part: What was checked.
-        text: What was found.
-        remedy: What to do about it.
+        part: The checked part.
+        text: The result.
+        remedy: How to correct it.
     """
 
     verdict: str

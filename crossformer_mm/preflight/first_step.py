@@ -1,4 +1,4 @@
-"""A step of training, a prediction and its evaluation, on small real images."""
+"""Run a training step, a prediction and its evaluation on small real images."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,8 @@ from ..swap.dry_run import (
     build_model,
     find_keys,
     first_line,
+    iter_dicts,
     make_small,
-    parts_of,
     predict,
     step,
 )
@@ -30,7 +30,7 @@ from .network import check_strides
 
 SIDE = 192  # pixels, so that a step takes seconds
 GIGABYTE = 1024**3
-# How transforms name the size of an image.
+# Arguments of transforms that set the size of an image.
 SIZES = ('crop_size', 'scale', 'scales', 'size', 'img_scale')
 
 
@@ -52,19 +52,19 @@ def check_step(cfg: Config) -> Iterator[Finding]:
             yield failure('model', error, 'make neck and heads fit the backbone')
             return
     with TemporaryDirectory() as folder:
-        train = small_set(small, 'train', Path(folder))
+        train = small_dataset(small, 'train', Path(folder))
         if train is None:
             return  # reported by the checks of the data
-        yield from train_step(small, model, train, full)
-        yield from evaluate(small, model, Path(folder))
+        yield from check_training(small, model, train, full)
+        yield from check_evaluation(small, model, Path(folder))
 
 
 def failure(part: str, error: Exception, remedy: str) -> Finding:
-    """Return the finding of an error."""
+    """Return the finding for an error."""
     return Finding('FAIL', part, first_line(error), remedy)
 
 
-def small_set(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
+def small_dataset(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
     """Return the config of a split with a few images, None if its files are missing."""
     split = next(data_sets(cfg, name), None)
     if split is None:
@@ -79,7 +79,7 @@ def small_set(cfg: Config, name: str, folder: Path) -> ConfigDict | None:
         return None
 
 
-def train_step(
+def check_training(
     cfg: Config, model: BaseModel, config: ConfigDict, full: tuple[int, int] | None
 ) -> Iterator[Finding]:
     """Run a step; report the loss, the gradients, and the memory."""
@@ -93,7 +93,7 @@ def train_step(
         remedy = 'see the findings on classes and data'
         yield Finding('FAIL', 'train data', 'no image is left to train on', remedy)
         return
-    saved: dict[int, int] = {}  # bytes by their place
+    saved: dict[int, int] = {}  # bytes by address
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -121,31 +121,31 @@ def train_step(
         text = f'{len(names)} parameters without, such as {names[0]}'
         remedy = 'do not build them, or set find_unused_parameters=True on several GPUs'
         yield Finding('warn', 'gradients', text, remedy)
-    yield memory(cfg, model, sum(saved.values()) / 2, images, full)
+    yield estimate_memory(cfg, model, sum(saved.values()) / 2, images, full)
 
 
 def build_dataset(cfg: Config, config: ConfigDict) -> Any:
-    """Build a small data set, in the config's wrapper that mixes images if any."""
+    """Build a small data set, in the config's image-mixing wrapper if there is one."""
     outer = cfg.train_dataloader.dataset
     if outer.get('type') == 'MultiImageMixDataset':
         return DATASETS.build(ConfigDict(outer, dataset=config))
     return DATASETS.build(config)
 
 
-def memory(
+def estimate_memory(
     cfg: Config,
     model: nn.Module,
-    an_image: float,
+    image_bytes: float,
     images: list[Any],
     full: tuple[int, int] | None,
 ) -> Finding:
-    """Estimate the memory of a step of the config's own size."""
+    """Estimate the memory of a training step at the config's image size."""
     pixels = images[0]['inputs'].shape[-1] * images[0]['inputs'].shape[-2]
     area = full[0] * full[1] if full else pixels
     batch = cfg.train_dataloader.get('batch_size', 1)
-    # Weights, gradients and two averages of Adam; and what backward needs.
+    # Weights, gradients and two averages of Adam; tensors saved for backward.
     weights = 16 * sum(parameter.numel() for parameter in model.parameters())
-    total = weights + batch * an_image * area / pixels
+    total = weights + batch * image_bytes * area / pixels
     size = f'{batch} images of {full[0]} x {full[1]}' if full else f'{batch} images'
     text = f'about {total / GIGABYTE:.1f} GiB a step, {size}, float32'
     remedy = 'half of it: a batch half as large, at half the learning rate'
@@ -155,9 +155,9 @@ def memory(
     return Finding('note', 'memory', text, remedy)
 
 
-def evaluate(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
-    """Predict on an image of validation, and evaluate the prediction."""
-    config = small_set(cfg, 'val', folder)
+def check_evaluation(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
+    """Predict a validation image, and evaluate the prediction."""
+    config = small_dataset(cfg, 'val', folder)
     if config is None or not cfg.get('val_evaluator'):
         return
     try:
@@ -184,7 +184,7 @@ def evaluate(cfg: Config, model: BaseModel, folder: Path) -> Iterator[Finding]:
 
 
 def largest_image(loader: object) -> tuple[int, int] | None:
-    """Return the largest image that a pipeline makes, the crop if it crops."""
+    """Return the largest image size of a pipeline, or its crop size."""
     for names in (('crop_size',), SIZES):
         values = [value for name in names for value in find_keys(loader, name)]
         sizes = [(size[0], size[1]) for value in values for size in sizes_in(value)]
@@ -194,8 +194,8 @@ def largest_image(loader: object) -> tuple[int, int] | None:
 
 
 def shrink(config: object) -> None:
-    """Make all images of a config small, wherever their size is given."""
-    for _, part in parts_of(config, ''):
+    """Replace all image sizes in a config by a small one."""
+    for _, part in iter_dicts(config, ''):
         for name in SIZES:
             if is_size(part.get(name)):
                 part[name] = (SIDE, SIDE)
@@ -204,7 +204,7 @@ def shrink(config: object) -> None:
 
 
 def sizes_in(value: object) -> list[Sequence[int]]:
-    """Return the sizes that a value is: one, several, or none."""
+    """Return the sizes in a value: one, several, or none."""
     entries = value if isinstance(value, list) and not is_size(value) else [value]
     return [entry for entry in entries if is_size(entry)]
 

@@ -1,4 +1,4 @@
-"""Label images of MMSegmentation: the values in them."""
+"""Check the values in label images of MMSegmentation."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from .classes import IGNORE
 from .datasets import Split, data_sets, sample
 from .finding import Finding
 
-IMAGES = 16  # that are opened
+IMAGES = 16  # number of images to open
 
 
 def check_label_maps(cfg: Config) -> Iterator[Finding]:
-    """Check that label images exist, fit their images, and hold known values."""
+    """Check that label images exist, fit their images, and have valid values."""
     done = set()
     for split in data_sets(cfg):
-        place = str(split.config.get('data_prefix')), str(split.config.get('ann_file'))
-        if split.has_label_maps and place not in done:
-            done.add(place)
+        key = str(split.config.get('data_prefix')), str(split.config.get('ann_file'))
+        if split.has_label_maps and key not in done:
+            done.add(key)
             yield from check_split(split)
 
 
@@ -30,7 +30,7 @@ def check_split(split: Split) -> Iterator[Finding]:
     """Check a sample of the images and label images of a split."""
     try:
         dataset = DATASETS.build(split.config)
-    except Exception as error:  # of an empty list, too
+    except Exception as error:  # also raised for an empty list
         remedy = 'set img_suffix, data_prefix or ann_file'
         text = f'no images: {type(error).__name__}: {error}'
         yield split.finding('FAIL', text, remedy)
@@ -41,7 +41,7 @@ def check_split(split: Split) -> Iterator[Finding]:
     ]
     faults = [fault for pair in zip(rows, maps) for fault in check_pair(split, *pair)]
     if not faults:
-        faults = list(check_zero(split, rows[0], maps))
+        faults = list(check_zero_label(split, rows[0], maps))
     # Of the files with the same fault, name the first.
     yield from {fault.remedy: fault for fault in reversed(faults)}.values()
     if not faults:
@@ -69,34 +69,34 @@ def check_pair(
         text = f'{path} is {labels.shape[:2]}, its image {image.shape[:2]}'
         yield split.finding('FAIL', text, 'redraw it')
     ignored = split.config.get('ignore_index', IGNORE)
-    zero = reduces_zero(row)
+    reduce_zero = reduces_zero(row)
     values = set(np.unique(labels).tolist())
-    if zero:
+    if reduce_zero:
         values = {255 if value in (0, 255) else value - 1 for value in values}
-    mapped = row.get('label_map') or {}  # where the config takes a part of the classes
-    values = {mapped.get(value, value) % 256 for value in values} - {ignored}
+    label_map = row.get('label_map') or {}  # if the config uses a subset of the classes
+    values = {label_map.get(value, value) % 256 for value in values} - {ignored}
     count = len(split.classes)
-    high = sorted(value for value in values if value >= count)
-    if count and high:
+    too_high = sorted(value for value in values if value >= count)
+    if count and too_high:
         remedy = f'labels go from 0 to {count - 1}, {ignored} is ignored'
-        if high == [count] and not zero:
+        if too_high == [count] and not reduce_zero:
             remedy += '; if they start from 1, set reduce_zero_label=True'
-        text = f'{path} holds {high[:5]}, beyond the {count} classes'
+        text = f'{path} holds {too_high[:5]}, beyond the {count} classes'
         yield split.finding('FAIL', text, remedy)
     for step in split.config.get('pipeline', ()):
         given = step.get('reduce_zero_label')
-        if step.type == 'LoadAnnotations' and given not in (None, zero):
+        if step.type == 'LoadAnnotations' and given not in (None, reduce_zero):
             text = f'reduce_zero_label is {given} in the pipeline, '
-            text += f'{zero} in the data set'
+            text += f'{reduce_zero} in the data set'
             yield split.finding('FAIL', text, 'the same in both')
 
 
 def reduces_zero(row: dict[str, Any]) -> bool:
-    """Return whether a data set takes 0 for unlabelled and 1 for its first class."""
+    """Return whether 0 is unlabelled and 1 is the first class in a data set."""
     return bool(row.get('reduce_zero_label'))
 
 
-def check_zero(
+def check_zero_label(
     split: Split, row: dict[str, Any], maps: Sequence[NDArray[Any] | None]
 ) -> Iterator[Finding]:
     """Warn if 0 is a class in the label images although the config ignores it."""

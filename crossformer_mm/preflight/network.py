@@ -1,4 +1,4 @@
-"""Normalization, pretrained file, widths and strides."""
+"""Check normalization, pretrained file, widths and strides."""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ from ..checkpoint import CheckpointError, PretrainedBackbone
 from ..engine.checks import is_missing
 from ..models import CrossFormer
 from ..models.init_cfg import split_init_cfg
-from ..swap.dry_run import build_backbone, first_line, image_side, outputs_of
+from ..swap.dry_run import backbone_outputs, build_backbone, first_line, image_side
 from ..swap.rules import NORMALIZATION
 from .datasets import to_list
 from .finding import Finding
 
 
 def check_network(cfg: Config) -> Iterator[Finding]:
-    """Check that the backbone, its pretrained file, and what follows it fit."""
+    """Check that the backbone fits its pretrained file and the parts after it."""
     backbone = cfg.model.get('backbone')
     if not backbone:
         yield Finding('note', 'backbone', f'{cfg.model.type} has none of its own')
         return
     try:
         network = build_backbone(cfg)
-        outputs = outputs_of(network, backbone)
+        outputs = backbone_outputs(network, backbone)
     except Exception as error:
         text = f'{backbone.type}: {first_line(error)}'
         yield Finding('FAIL', 'backbone', text, 'correct its arguments')
@@ -37,7 +37,7 @@ def check_network(cfg: Config) -> Iterator[Finding]:
     yield from check_widths(cfg, outputs.widths)
 
 
-def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
+def check_normalization(cfg: Config, is_crossformer: bool) -> Iterator[Finding]:
     """Check that images are normalized as in pretraining."""
     given = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     mean = given.get('mean')
@@ -48,7 +48,7 @@ def check_normalization(cfg: Config, ours: bool) -> Iterator[Finding]:
         return
     files = [*pretrained_files(cfg.model.backbone), cfg.model.get('pretrained') or '']
     torchvision = any(str(file).startswith('torchvision://') for file in files)
-    if not (ours and any(files)) and not torchvision:
+    if not (is_crossformer and any(files)) and not torchvision:
         return
     for key, value in NORMALIZATION.items():
         if given.get(key) != value:
@@ -64,7 +64,7 @@ def pretrained_files(backbone: dict[str, Any]) -> list[str]:
 
 
 def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[Finding]:
-    """Check that the pretrained file exists, is of this backbone, and loads whole."""
+    """Check that the pretrained file exists, fits the backbone, and is complete."""
     files = pretrained_files(backbone)
     if not files:
         yield Finding('note', 'pretrained', 'no file: trained from scratch')
@@ -87,7 +87,7 @@ def check_pretrained(backbone: dict[str, Any], network: nn.Module) -> Iterator[F
 
 
 def check_widths(cfg: Config, widths: list[int]) -> Iterator[Finding]:
-    """Check that the neck, or each head without one, takes the backbone's widths."""
+    """Check that the neck, or each head without a neck, has the backbone's widths."""
     parts = [('model.neck', neck) for neck in to_list(cfg.model.get('neck'))[:1]]
     if not parts:
         for key in ('decode_head', 'auxiliary_head'):
@@ -95,27 +95,27 @@ def check_widths(cfg: Config, widths: list[int]) -> Iterator[Finding]:
     for name, part in parts:
         given, index = part.get('in_channels'), part.get('in_index')
         if isinstance(given, int):
-            taken = [widths[-1]]
+            expected = [widths[-1]]
             fits = given in widths
             if type(index) is int and index < len(widths):
-                taken = [widths[index]]
+                expected = [widths[index]]
                 fits = given == widths[index]
         elif isinstance(given, (list, tuple)):
-            several = isinstance(index, (list, tuple))
-            taken = [widths[i] for i in index] if several else widths
-            fits = sorted(given) == sorted(taken)  # YOLOv3's are in reverse
+            is_list = isinstance(index, (list, tuple))
+            expected = [widths[i] for i in index] if is_list else widths
+            fits = sorted(given) == sorted(expected)  # YOLOv3's are in reverse
         else:
             continue
         if not fits:
             is_int = isinstance(given, int)
             text = f'{name}.in_channels is {given if is_int else list(given)}'
             text += f', the backbone returns {widths}'
-            remedy = f'set it to {taken[0] if is_int else taken}'
+            remedy = f'set it to {expected[0] if is_int else expected}'
             yield Finding('FAIL', 'widths', text, remedy)
 
 
 def check_strides(cfg: Config, model: BaseModel) -> Iterator[Finding]:
-    """Check that anchors, points and regions have the strides of their maps."""
+    """Check that anchors, points and regions use the strides of their maps."""
     side = image_side(cfg)
     model.eval()
     with torch.no_grad():
@@ -126,7 +126,7 @@ def check_strides(cfg: Config, model: BaseModel) -> Iterator[Finding]:
         if not strides or len(strides) > len(sizes):
             continue
         for level, (stride, size) in enumerate(zip(strides, sizes)):
-            # Levels of a few pixels are rounded.
+            # The size of a level of a few pixels is rounded.
             if size >= 4 and not 0.7 < size * stride / side < 1.5:
                 text = f'model.{name}, level {level}: stride {stride}, '
                 text += f'the map has {round(side / size)}'
@@ -135,7 +135,7 @@ def check_strides(cfg: Config, model: BaseModel) -> Iterator[Finding]:
 
 
 def level_strides(module: Any) -> list[float]:
-    """Return the strides that a head or an extractor of regions is built for."""
+    """Return the strides in the settings of a head or region extractor."""
     if hasattr(module, 'featmap_strides'):
         return list(module.featmap_strides)
     strides = getattr(getattr(module, 'prior_generator', None), 'strides', [])

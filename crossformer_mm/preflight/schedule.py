@@ -1,4 +1,4 @@
-"""Learning rate, warm-up and length of the training."""
+"""Check learning rate, warm-up and length of the training."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..engine.checks import type_name
-from .datasets import data_sets, read_json, to_list, with_objects
+from .datasets import data_sets, images_with_objects, read_json, to_list
 from .finding import Finding
 
 ADAM_LIMIT = 2e-3  # above it Adam diverges with nearly any backbone
@@ -28,15 +28,15 @@ def check_schedule(cfg: Config) -> Iterator[Finding]:
         remedy = 'see the findings on its data'
         yield Finding('FAIL', 'iterations', 'no image to train on', remedy)
         return
-    an_epoch = max(math.ceil(images / batch), 1)
+    epoch_length = max(math.ceil(images / batch), 1)
     loop: dict[str, Any] = cfg.get('train_cfg') or {}
     by_epoch = 'max_epochs' in loop
-    total = loop['max_epochs'] * an_epoch if by_epoch else loop.get('max_iters', 0)
+    total = loop['max_epochs'] * epoch_length if by_epoch else loop.get('max_iters', 0)
     text = f'{total:,} iterations of {batch} of {images:,} images'
     text += f', {loop["max_epochs"]} epochs' if by_epoch else ''
     yield Finding('note', 'iterations', text)
-    epochs = loop['max_epochs'] if by_epoch else total / an_epoch
-    yield from check_schedulers(cfg, total, epochs, an_epoch)
+    epochs = loop['max_epochs'] if by_epoch else total / epoch_length
+    yield from check_schedulers(cfg, total, epochs, epoch_length)
     yield from check_intervals(cfg, loop, by_epoch)
 
 
@@ -57,7 +57,7 @@ def check_optimizer(cfg: Config) -> Iterator[Finding]:
 
 
 def check_batch(cfg: Config, batch: int) -> Iterator[Finding]:
-    """Check that the learning rate is that of the batch."""
+    """Check that the learning rate fits the batch size."""
     scaling = cfg.get('auto_scale_lr') or {}
     base = scaling.get('base_batch_size')
     if not base or base == batch or scaling.get('enable'):
@@ -65,7 +65,7 @@ def check_batch(cfg: Config, batch: int) -> Iterator[Finding]:
     text = f'for a batch of {base}; here it is {batch}'
     rate = cfg.get('optim_wrapper', {}).get('optimizer', {}).get('lr', 0)
     remedy = f'--auto-scale-lr, or lr={rate * batch / base:.3g}'
-    # How many processes there will be is known only if it was said.
+    # The number of processes is known only if the user gave it.
     verdict = 'warn' if 'processes' in cfg else 'note'
     if verdict == 'note':
         remedy += '; for N processes examine with --processes N'
@@ -73,7 +73,7 @@ def check_batch(cfg: Config, batch: int) -> Iterator[Finding]:
 
 
 def count_images(cfg: Config) -> int | None:
-    """Count the images of training, as the data set filters them; None if unknown."""
+    """Count the training images after the data set's filters; None if unknown."""
     total = 0
     for split in data_sets(cfg, 'train'):
         if not split.is_coco:
@@ -94,18 +94,18 @@ def count_images(cfg: Config) -> int | None:
 
 
 def count_coco(config: dict[str, Any], data: Any, classes: tuple[str, ...]) -> int:
-    """Count the images of an annotation file that are trained on."""
-    rules, used = config.get('filter_cfg') or {}, with_objects(data, classes)
-    smallest = rules.get('min_size', 0)
+    """Count the images of an annotation file that are used in training."""
+    filters, used = config.get('filter_cfg') or {}, images_with_objects(data, classes)
+    smallest = filters.get('min_size', 0)
     return sum(
-        (image['id'] in used or not rules.get('filter_empty_gt'))
+        (image['id'] in used or not filters.get('filter_empty_gt'))
         and min(image['width'], image['height']) >= smallest
         for image in data['images']
     )
 
 
 def check_schedulers(
-    cfg: Config, total: int, epochs: float, an_epoch: int
+    cfg: Config, total: int, epochs: float, epoch_length: int
 ) -> Iterator[Finding]:
     """Check that warm-up and milestones are within the training."""
     for entry in to_list(cfg.get('param_scheduler')):

@@ -1,6 +1,6 @@
 """Replace the backbone of any config of MMDetection or MMSegmentation.
 
-``rules``         what has to change in the config
+``rules``         the changes to the config
 ``write_config``  the new config as text
 ``dry_run``       one step of the new model on a synthetic batch
 """

@@ -34,7 +34,7 @@ class StepResult(NamedTuple):
 
     @property
     def not_finite(self) -> list[str]:
-        """Names of the losses that are no finite numbers."""
+        """Names of the losses that are not finite."""
         return [name for name, x in self.losses.items() if not math.isfinite(x)]
 
 
@@ -46,7 +46,7 @@ class Outputs(NamedTuple):
 
 
 def build_model(cfg: Config) -> BaseModel:
-    """Build the model of a config with random weights; read no file."""
+    """Build the model of a config with random weights, without reading files."""
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     given = without_pretrained(cfg.model.to_dict())
     if 'data_preprocessor' not in given and 'data_preprocessor' in cfg:
@@ -63,7 +63,7 @@ def without_pretrained(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     kept = ConfigDict({key: without_pretrained(value) for key, value in node.items()})
-    if kept.get('pretrained'):  # a path, or True for timm's
+    if kept.get('pretrained'):  # a path, or True for timm
         kept['pretrained'] = None
     if 'init_cfg' in kept:
         _, others = split_init_cfg(kept['init_cfg'])
@@ -79,7 +79,7 @@ def step(model: BaseModel, batch: dict[str, list[Any]]) -> StepResult:
         if type(module).__name__ == 'DropPath':
             module.eval()
     model.zero_grad()
-    MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD asks for it
+    MessageHub.get_current_instance().update_info('epoch', 0)  # read by TOOD
     data = model.data_preprocessor(batch, True)
     total, logged = model.parse_losses(model(**data, mode='loss'))
     total.backward()
@@ -93,13 +93,13 @@ def step(model: BaseModel, batch: dict[str, list[Any]]) -> StepResult:
 
 @torch.no_grad()
 def predict(model: BaseModel, batch: dict[str, list[Any]]) -> list[BaseDataElement]:
-    """Run the model on a batch from a data loader as in testing."""
+    """Run the model in test mode on a batch from a data loader."""
     model.eval()
     return model.test_step(batch)
 
 
 def image_side(cfg: Config, side: int = SIDE) -> int:
-    """Return the side of images for a model: SSD is built for a fixed one."""
+    """Return the side of images for a model; SSD requires a fixed one."""
     sizes = [n for n in find_keys(cfg.model, 'input_size') if type(n) is int]
     return max([side, *sizes])
 
@@ -110,8 +110,8 @@ def small_model(
     """Build a model whose steps take seconds, and random images for it.
 
     Args:
-        cfg (Config): Of the model; it is changed for small images.
-        side (int): Least height and width of the images.
+        cfg (Config): Config of the model; modified for small images.
+        side (int): Minimum height and width of the images.
         images (int): The size of the batch. Defaults to 2.
     """
     side = image_side(cfg, side)
@@ -120,10 +120,10 @@ def small_model(
 
 
 def make_batch(cfg: Config, side: int, images: int) -> dict[str, list[Any]]:
-    """Make random images with random objects, as a data loader returns them.
+    """Make random images with random objects, in the format of a data loader.
 
     Args:
-        cfg (Config): Whether to make boxes or label maps, and of how many classes.
+        cfg (Config): Sets whether to make boxes or label maps, and their classes.
         side (int): Height and width of the images.
         images (int): The size of the batch.
     """
@@ -134,7 +134,7 @@ def make_batch(cfg: Config, side: int, images: int) -> dict[str, list[Any]]:
     counts += find_keys(cfg.model, 'num_things_classes')
     samples = [make(side, side, min(counts, default=1)) for _ in range(images)]
     if 'roi_head' in cfg.model and 'rpn_head' not in cfg.model:
-        for sample in samples:  # with proposals, such as for Fast R-CNN
+        for sample in samples:  # Fast R-CNN needs proposals
             boxes = sample.gt_instances.bboxes.clone()
             sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(OBJECTS))
     inputs = torch.randint(256, (images, 3, side, side), dtype=torch.uint8)
@@ -145,7 +145,7 @@ def make_small(cfg: Config, side: int) -> None:
     """Change a config so that a step takes seconds: small images, fewer samples."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     if preprocessor:
-        preprocessor.pop('batch_augments', None)  # to images of a thousand pixels
+        preprocessor.pop('batch_augments', None)  # pad to 1000 pixels
     if cfg.default_scope == 'mmseg' and preprocessor:
         preprocessor.pop('size_divisor', None)
         preprocessor['size'] = (side, side)
@@ -155,7 +155,7 @@ def make_small(cfg: Config, side: int) -> None:
 
 
 def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElement:
-    """Make random boxes, masks as large as these, and a map of two classes."""
+    """Make random boxes, masks that fill them, and a map of two classes."""
     from mmdet.structures import DetDataSample
 
     rest = dict(scale_factor=(1.0, 1.0), flip=False, img_id=0)
@@ -168,7 +168,7 @@ def detection_sample(height: int, width: int, classes: int = 80) -> BaseDataElem
 
 
 def random_objects(height: int, width: int, classes: int) -> InstanceData:
-    """Make random boxes, and masks as large as these."""
+    """Make random boxes, and masks that fill them."""
     from mmdet.structures.mask import BitmapMasks
 
     corners = torch.rand(OBJECTS, 2) * 0.7
@@ -196,12 +196,12 @@ def segmentation_sample(height: int, width: int, classes: int = 150) -> BaseData
 
 
 def build_backbone(cfg: Config) -> nn.Module:
-    """Build the backbone of a config with random weights; read no file."""
+    """Build the backbone of a config with random weights, without reading files."""
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return MODELS.build(without_pretrained(cfg.model.backbone))
 
 
-def outputs_of(network: nn.Module, config: dict[str, Any]) -> Outputs:
+def backbone_outputs(network: nn.Module, config: dict[str, Any]) -> Outputs:
     """Return the outputs of a backbone built from a config.
 
     Raises:
@@ -225,17 +225,17 @@ def first_line(error: BaseException) -> str:
     return f'{type(error).__name__}: {textwrap.shorten(line, 200)}'
 
 
-def parts_of(node: object, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def iter_dicts(node: object, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """List every dict inside a config with its path, such as 'model.neck[0]'."""
     if isinstance(node, dict):
         yield path, node
         for key, value in node.items():
-            yield from parts_of(value, f'{path}.{key}')
+            yield from iter_dicts(value, f'{path}.{key}')
     elif isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
-            yield from parts_of(value, f'{path}[{i}]')
+            yield from iter_dicts(value, f'{path}[{i}]')
 
 
 def find_keys(node: object, wanted: str) -> list[Any]:
     """List the values of a key in all dicts inside a config."""
-    return [part[wanted] for _, part in parts_of(node, '') if wanted in part]
+    return [part[wanted] for _, part in iter_dicts(node, '') if wanted in part]

@@ -20,20 +20,20 @@ from .dry_run import (
     SIDE,
     Outputs,
     StepResult,
+    backbone_outputs,
     build_backbone,
     first_line,
-    outputs_of,
     small_model,
     step,
 )
 from .write_config import Change, config_text
 
-# Images as the backbones were pretrained.
+# Normalization of images in pretraining.
 NORMALIZATION: dict[str, Any] = dict(
     mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
 )
 STRIDES = [4, 8, 16, 32]  # of the four outputs of CrossFormer
-# Backbones with several branches or stacks, for which the heads are built.
+# Backbones with several branches or stacks, which their heads require.
 MULTI_BRANCH = (
     'BiSeNetV1',
     'BiSeNetV2',
@@ -50,7 +50,7 @@ MULTI_BRANCH = (
 
 
 class SwapError(ValueError):
-    """A config whose backbone cannot be replaced, and the reason."""
+    """The backbone of a config cannot be replaced; the message says why."""
 
 
 def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
@@ -63,7 +63,7 @@ def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
         side (int): Height and width of the synthetic images. Defaults to 384.
 
     Returns:
-        StepResult: A training step of the new model on two synthetic images.
+        StepResult: Result of a training step on two synthetic images.
 
     Raises:
         SwapError: If the config cannot be read, its backbone cannot be replaced, or the
@@ -79,7 +79,7 @@ def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
         base = os.path.relpath(config, out.parent)
     else:
         raise SwapError('there is no such file')
-    text = config_text(base, changes(read(config), backbone))
+    text = config_text(base, list_changes(read(config), backbone))
     # Hidden until the model has run.
     draft = out.with_name(f'.{out.name}')
     try:
@@ -95,7 +95,7 @@ def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
 
 
 def read(config: str) -> Config:
-    """Read a config as one that inherits it does."""
+    """Read a config in the same way as a config that inherits it."""
     package, in_package, name = config.partition('::')
     if in_package and not re.match(r'\w+/', name):
         raise SwapError(
@@ -106,7 +106,7 @@ def read(config: str) -> Config:
     base = config if in_package else os.path.abspath(config)
     try:
         return Config.fromstring(f'_base_ = {base!r}', '.py')
-    except Exception as error:  # whatever the file raises
+    except Exception as error:  # the file may raise anything
         raise SwapError(f'it cannot be read: {first_line(error)}') from error
 
 
@@ -126,8 +126,8 @@ def try_model(cfg: Config, side: int) -> StepResult:
     return result
 
 
-def changes(cfg: Config, backbone: str) -> list[Change]:
-    """List what differs from the base config.
+def list_changes(cfg: Config, backbone: str) -> list[Change]:
+    """List the changes to the base config.
 
     Raises:
         SwapError: If the backbone cannot be replaced.
@@ -147,13 +147,13 @@ def changes(cfg: Config, backbone: str) -> list[Change]:
     ]
     if cfg.model.get('pretrained'):
         found.append(Change(('model', 'pretrained'), None))
-    found += normalization(cfg)
+    found += normalization_changes(cfg)
     found.append(Change(('model', 'backbone'), dict(_delete_=True, **given), notes))
-    found += list(widths_in_model(cfg.model, stock.widths, widths))
+    found += list(model_width_changes(cfg.model, stock.widths, widths))
     if cfg.get('load_from'):
         note = 'The base starts from weights of a model with its own backbone.'
         found.append(Change(('load_from',), None, note))
-    return [*found, *optimization(cfg)]
+    return [*found, *optimizer_changes(cfg)]
 
 
 def stock_outputs(cfg: Config) -> Outputs:
@@ -181,7 +181,7 @@ def stock_outputs(cfg: Config) -> Outputs:
             f'{kind} has several branches, and {model.type} is built for them'
         )
     try:
-        outputs = outputs_of(build_backbone(cfg), model.backbone)
+        outputs = backbone_outputs(build_backbone(cfg), model.backbone)
     except Exception as error:
         raise SwapError(
             f'its own backbone, {kind}, does not run, so its widths are unknown: '
@@ -201,14 +201,14 @@ def stock_outputs(cfg: Config) -> Outputs:
 def backbone_config(name: str, stock: Outputs) -> tuple[dict[str, Any], str]:
     """Return the config of a CrossFormer, and a note on the choice of its outputs."""
     count = len(stock.strides)
-    same = len(set(stock.strides)) == count and set(stock.strides) <= set(STRIDES)
-    if same:
+    matches = len(set(stock.strides)) == count and set(stock.strides) <= set(STRIDES)
+    if matches:
         indices = [STRIDES.index(stride) for stride in stock.strides]
     else:
         indices = list(range(4))[-count:]
     ours = [STRIDES[i] for i in indices]
     note = ''
-    if not same:
+    if not matches:
         note = (
             f'The strides of its outputs are {", ".join(map(str, ours))}, those of the '
             f'stock backbone {", ".join(map(str, stock.strides))}.'
@@ -225,23 +225,23 @@ def backbone_config(name: str, stock: Outputs) -> tuple[dict[str, Any], str]:
     return config, note
 
 
-def widths_in_model(
+def model_width_changes(
     model: dict[str, Any], old: list[int], new: list[int]
 ) -> Iterator[Change]:
-    """List the widths in the neck, or in all heads if there is no neck."""
-    if made_pyramid := pyramid_of_plain(model):
+    """List the changed widths in the neck, or in all heads if there is no neck."""
+    if pyramid := pyramid_widths(model):
         note = 'The neck of the base makes a pyramid, which CrossFormer has already.'
         yield Change(('model', 'neck'), None, note)
-        old = made_pyramid
+        old = pyramid
     elif model.get('neck'):
-        several = isinstance(model['neck'], list)
-        # The first of several takes the outputs of the backbone.
-        first = model['neck'][0] if several else model['neck']
-        path = ('model', 'neck', 0) if several else ('model', 'neck')
-        yield from widths_in(first, path, old, new)
+        is_list = isinstance(model['neck'], list)
+        # The first of several necks follows the backbone.
+        first = model['neck'][0] if is_list else model['neck']
+        path = ('model', 'neck', 0) if is_list else ('model', 'neck')
+        yield from width_changes(first, path, old, new)
         if first.get('type') == 'JPU':  # passes the backbone's maps on to this head
             head = model.get('auxiliary_head')
-            yield from widths_in(head, ('model', 'auxiliary_head'), old, new)
+            yield from width_changes(head, ('model', 'auxiliary_head'), old, new)
         if first.get('type') == 'SSDNeck':
             count = len(new)
             for keys in (('neck', 'out_channels'), ('bbox_head', 'in_channels')):
@@ -251,11 +251,11 @@ def widths_in_model(
     for key, value in model.items():
         others = ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg')
         if key not in others:
-            yield from widths_in(value, ('model', key), old, new)
+            yield from width_changes(value, ('model', key), old, new)
 
 
-def pyramid_of_plain(model: dict[str, Any]) -> list[int]:
-    """Return the widths of the pyramid that a neck makes of a ViT's outputs."""
+def pyramid_widths(model: dict[str, Any]) -> list[int]:
+    """Return the widths of the pyramid that a neck builds from a ViT's outputs."""
     neck: Any = model.get('neck')
     kind = type_name(neck) if isinstance(neck, dict) else ''
     if kind == 'MultiLevelNeck':
@@ -265,13 +265,13 @@ def pyramid_of_plain(model: dict[str, Any]) -> list[int]:
     return []
 
 
-def widths_in(
+def width_changes(
     node: object, path: tuple[str | int, ...], old: list[int], new: list[int]
 ) -> Iterator[Change]:
-    """List the widths of the backbone's outputs in a part of the model."""
+    """List the changed widths of the backbone's outputs in a part of the model."""
     if isinstance(node, (list, tuple)):
         for i, value in enumerate(node):
-            yield from widths_in(value, (*path, i), old, new)
+            yield from width_changes(value, (*path, i), old, new)
     elif isinstance(node, dict):
         for key, value in node.items():
             if key == 'in_channels':
@@ -285,7 +285,7 @@ def widths_in(
                 if value == old[0] != new[0]:
                     yield Change((*path, key), new[0])
             else:
-                yield from widths_in(value, (*path, key), old, new)
+                yield from width_changes(value, (*path, key), old, new)
 
 
 def translate(value: Any, index: Any, old: list[int], new: list[int]) -> Any:
@@ -306,8 +306,8 @@ def translate(value: Any, index: Any, old: list[int], new: list[int]) -> Any:
     return value
 
 
-def normalization(cfg: Config) -> Iterator[Change]:
-    """Normalize images as in pretraining: RGB, ImageNet's mean and deviation."""
+def normalization_changes(cfg: Config) -> Iterator[Change]:
+    """Normalize images as in pretraining: RGB, ImageNet mean and std."""
     inside = 'data_preprocessor' in cfg.model
     path = ('model',) * inside + ('data_preprocessor',)
     given = cfg.model.data_preprocessor if inside else cfg.get('data_preprocessor')
@@ -322,13 +322,13 @@ def normalization(cfg: Config) -> Iterator[Change]:
     yield Change(path, wanted, note)
 
 
-def optimization(cfg: Config) -> Iterator[Change]:
-    """Replace SGD by AdamW, and a layer decay by one that knows the backbone."""
+def optimizer_changes(cfg: Config) -> Iterator[Change]:
+    """Replace SGD by AdamW, and layer decay by the one for CrossFormer."""
     wrapper = cfg.get('optim_wrapper', {})
     path = ('optim_wrapper',)
     optimizer = wrapper.get('optimizer', {})
     if optimizer.get('type') == 'SGD':
-        # As our own configs of Mask R-CNN and UPerNet.
+        # As in our configs of Mask R-CNN and UPerNet.
         rate, decay = (6e-5, 0.01) if cfg.default_scope == 'mmseg' else (1e-4, 1e-4)
         adamw = dict(_delete_=True, type='AdamW', lr=rate, weight_decay=decay)
         note = (

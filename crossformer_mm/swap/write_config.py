@@ -1,4 +1,4 @@
-"""The text of a config: its base and what differs, as ruff formats it."""
+"""Write a config that inherits a base, formatted like ruff."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ class Change(NamedTuple):
     """A value that differs from the base.
 
     Attributes:
-        path: The keys that lead to it, and the indices in lists.
+        path: Its keys, and indices in lists.
         value: The new value.
         note: A comment above it.
     """
@@ -36,7 +36,7 @@ def config_text(base: str, changes: Sequence[Change]) -> str:
     lines = [f'_base_ = {base!r}', '']
     for key, value in settings.items():
         lines += assignment(f'{key} = ', value, '')
-    # A list is inherited as a whole: an entry is changed in the base's list.
+    # Lists are inherited as a whole: change the entry in the base's list.
     for path, value, note in in_lists:
         name = ''.join(f'[{k}]' if isinstance(k, int) else f'.{k}' for k in path)
         lines += assignment(f'_base_{name} = ', Change(path, value, note), '')
@@ -44,13 +44,13 @@ def config_text(base: str, changes: Sequence[Change]) -> str:
 
 
 def assignment(start: str, value: object, indent: str, end: str = '') -> list[str]:
-    """Return the lines of ``start`` and a value with the changes and notes in it.
+    """Return the lines of ``start`` and a value, which may contain changes and notes.
 
     Args:
         start (str): Such as 'model = ' or 'neck='.
         value: A change, a dict, a sequence or a constant.
         indent (str): Spaces before each line.
-        end (str): What follows the value. Defaults to nothing.
+        end (str): Text after the value. Defaults to ''.
     """
     comment = []
     if isinstance(value, Change):
