@@ -36,7 +36,7 @@ def check_schedule(cfg: Config) -> Iterator[Finding]:
     text += f', {loop["max_epochs"]} epochs' if by_epoch else ''
     yield Finding('note', 'iterations', text)
     epochs = loop['max_epochs'] if by_epoch else total / epoch_length
-    yield from check_schedulers(cfg, total, epochs, epoch_length)
+    yield from check_schedulers(cfg, total, epochs)
     yield from check_intervals(cfg, loop, by_epoch)
 
 
@@ -104,9 +104,7 @@ def count_coco(config: dict[str, Any], data: Any, classes: tuple[str, ...]) -> i
     )
 
 
-def check_schedulers(
-    cfg: Config, total: int, epochs: float, epoch_length: int
-) -> Iterator[Finding]:
+def check_schedulers(cfg: Config, total: int, epochs: float) -> Iterator[Finding]:
     """Check that warm-up and milestones are within the training."""
     for entry in to_list(cfg.get('param_scheduler')):
         in_epochs = entry.get('by_epoch', True)
