@@ -51,7 +51,7 @@ def main() -> None:
     gpu = compute_capability()
     if missing := missing_tool(pins, gpu):
         sys.exit(missing)
-    folder = wheel_folder(pins, gpu)
+    folder = kept_wheels(pins, gpu)
     if list(folder.glob('*.whl')):
         print(f'  kept by an earlier run in {folder}')
     else:
@@ -108,7 +108,7 @@ def compiler() -> str:
     return os.environ.get('CXX', 'c++').split()[0]
 
 
-def wheel_folder(pins: Pins, gpu: str) -> Path:
+def kept_wheels(pins: Pins, gpu: str) -> Path:
     """Return the folder of the mmcv wheel for this Python, torch and device.
 
     pip also caches the wheels it builds, but ignores which torch a wheel was built for,

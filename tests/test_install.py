@@ -274,7 +274,7 @@ def test_wheels_are_kept_in_the_environment_without_a_pip_cache(
     compile_mmcv, pins, monkeypatch
 ):
     monkeypatch.setenv('PIP_NO_CACHE_DIR', '1')
-    folder = compile_mmcv.wheel_folder(pins, gpu='')
+    folder = compile_mmcv.kept_wheels(pins, gpu='')
     assert Path(sys.prefix, 'cache') in folder.parents
 
 

@@ -27,7 +27,7 @@ from parts.onnx_networks import (
     OPSET,
     NotCovered,
     Segmentor,
-    exportable_forwards,
+    at_any_size,
     whole_network,
 )
 from parts.output import complete, fail
@@ -118,7 +118,7 @@ def export(network: nn.Module) -> 'torch.onnx.ONNXProgram':
     if segments:
         sides[0] = torch.export.Dim('batch', min=1)
     # Guards that the exporter cannot prove become runtime asserts; `compare` runs them.
-    with exportable_forwards():
+    with at_any_size():
         exported = torch.export.export(
             network,
             (example,),

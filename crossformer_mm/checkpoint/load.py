@@ -203,7 +203,7 @@ def allow_mmengine_checkpoints() -> None:
         CheckpointLoader.register_scheme(prefixes, loader, force=True)
 
 
-def user_safe_globals() -> dict[str, Any]:
+def trusted_by_the_user() -> dict[str, Any]:
     """Return the user's safe globals of ``torch.load`` by full name."""
     get_safe_globals = getattr(torch.serialization, 'get_safe_globals', list)
     trusted = {}
@@ -220,7 +220,7 @@ def load_from_file(filename: str, map_location: MapLocation = None) -> Any:
         CheckpointError: If it cannot be read.
     """
     with error_context(filename):
-        return read_checkpoint(filename, map_location, user_safe_globals())
+        return read_checkpoint(filename, map_location, trusted_by_the_user())
 
 
 def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
@@ -240,7 +240,7 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> Any:
     if get_rank() == 0:
         barrier()
     try:
-        return read_checkpoint(str(path), map_location, user_safe_globals())
+        return read_checkpoint(str(path), map_location, trusted_by_the_user())
     except CheckpointError as error:
         raise CheckpointError(
             f'{filename} was kept in {path}, which {error} To download it again: '

@@ -28,7 +28,7 @@ from .state import is_compiling, needs_plain_operations, on_device
 # times as many elements as a block of scores.
 BLOCK_SCORES = {'cpu': 2**20, 'cuda': 2**25}
 BLOCK_QUERIES = 64
-SLAB_ELEMENTS = {'cpu': 2**21, 'cuda': 2**30}
+SLAB_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
 SETTINGS = 'Tensor? table, SymInt[] grouping, SymInt heads, float scale'
 
 
@@ -297,7 +297,7 @@ def _mask(scores: Tensor, padding: Tensor) -> Tensor:
 def _slabs(parts: Tensor, grouping: Grouping) -> Iterator[tuple[slice, slice]]:
     """Cut a map ``[B, H, W, 3, h, d]`` into slabs: rows of whole windows, and heads."""
     window = grouping.rows * grouping.interval
-    limit = on_device(SLAB_ELEMENTS, parts)
+    limit = on_device(SLAB_NUMBERS, parts)
     step = window * max(1, limit // (window * parts[:, 0].numel()))
     max_h = 8 * on_device(BLOCK_SCORES, parts) // (grouping.rows * grouping.cols) ** 2
     for rows in _slices(parts.shape[1], step):

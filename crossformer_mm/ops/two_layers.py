@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from .state import is_compiling, needs_plain_operations, on_device
 
 # Elements in a piece: they must fit the cache of a CPU, and keep a GPU busy.
-PIECE_ELEMENTS = {'cpu': 2**21, 'cuda': 2**30}
+PIECE_NUMBERS = {'cpu': 2**21, 'cuda': 2**30}
 
 
 def two_layers(
@@ -34,7 +34,7 @@ def two_layers(
     # The compiler decides what to recompute; a meta tensor takes no memory.
     if is_compiling() or needs_plain_operations() or x.is_meta:
         return second(first(x))
-    limit = on_device(PIECE_ELEMENTS, x)
+    limit = on_device(PIECE_NUMBERS, x)
     pieces = []
     for piece in x.flatten(0, -2).split(max(1, limit // hidden_dim)):
         hidden = first(piece)

@@ -14,7 +14,7 @@ from ..engine.checks import is_missing
 from ..models import CrossFormer
 from ..models.init_cfg import split_init_cfg
 from ..swap.dry_run import backbone_outputs, build_backbone, first_line, image_side
-from ..swap.rules import NORMALIZATION
+from ..swap.rules import normalized
 from .datasets import to_list
 from .finding import Finding
 
@@ -43,14 +43,14 @@ def check_normalization(cfg: Config, is_crossformer: bool) -> Iterator[Finding]:
     mean = given.get('mean')
     if mean and 0 < max(mean) <= 1:
         text = f'mean={list(mean)} is for images from 0 to 1, these go to 255'
-        remedy = ', '.join(f'{key}={value}' for key, value in NORMALIZATION.items())
+        remedy = ', '.join(f'{key}={value}' for key, value in normalized().items())
         yield Finding('FAIL', 'normalization', text, remedy)
         return
     files = [*pretrained_files(cfg.model.backbone), cfg.model.get('pretrained') or '']
     torchvision = any(str(file).startswith('torchvision://') for file in files)
     if not (is_crossformer and any(files)) and not torchvision:
         return
-    for key, value in NORMALIZATION.items():
+    for key, value in normalized().items():
         if given.get(key) != value:
             text = f'data_preprocessor.{key} is {given.get(key)}'
             remedy = f'{key}={value}, as in pretraining'

@@ -28,10 +28,6 @@ from .dry_run import (
 )
 from .write_config import Change, config_text
 
-# Normalization of images in pretraining.
-NORMALIZATION: dict[str, Any] = dict(
-    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
-)
 STRIDES = [4, 8, 16, 32]  # of the four outputs of CrossFormer
 # Backbones with several branches or stacks, which their heads require.
 MULTI_BRANCH = (
@@ -79,7 +75,7 @@ def swap(config: str, backbone: str, out: Path, side: int = SIDE) -> StepResult:
         base = os.path.relpath(config, out.parent)
     else:
         raise SwapError('there is no such file')
-    text = config_text(base, list_changes(read(config), backbone))
+    text = config_text(base, changes(read(config), backbone))
     # Hidden until the model has run.
     draft = out.with_name(f'.{out.name}')
     try:
@@ -126,7 +122,7 @@ def try_model(cfg: Config, side: int) -> StepResult:
     return result
 
 
-def list_changes(cfg: Config, backbone: str) -> list[Change]:
+def changes(cfg: Config, backbone: str) -> list[Change]:
     """List the changes to the base config.
 
     Raises:
@@ -311,7 +307,7 @@ def normalization_changes(cfg: Config) -> Iterator[Change]:
     inside = 'data_preprocessor' in cfg.model
     path = ('model',) * inside + ('data_preprocessor',)
     given = cfg.model.data_preprocessor if inside else cfg.get('data_preprocessor')
-    wanted = dict(NORMALIZATION)
+    wanted = normalized()
     if given is None or all(given.get(k) == v for k, v in wanted.items()):
         return
     if given.get('rgb_to_bgr'):
@@ -320,6 +316,12 @@ def normalization_changes(cfg: Config) -> Iterator[Change]:
         'RGB with the mean and deviation of ImageNet, as the backbone was pretrained.'
     )
     yield Change(path, wanted, note)
+
+
+def normalized() -> dict[str, Any]:
+    """Return the normalization of the pretraining, for a data preprocessor."""
+    mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    return dict(mean=mean, std=std, bgr_to_rgb=True)
 
 
 def optimizer_changes(cfg: Config) -> Iterator[Change]:

@@ -13,7 +13,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from crossformer_mm.checkpoint.load import user_safe_globals
+from crossformer_mm.checkpoint.load import trusted_by_the_user
 from crossformer_mm.checkpoint.reader import CheckpointError, read_checkpoint
 from tests.checkpoint import kinds
 from tests.checkpoint.test_reader import hostile_objects, save
@@ -52,7 +52,7 @@ def test_allowlist_of_torch_load_is_unchanged(tmp_path):
     assert load(tmp_path / 'ours.pth')['history'].max() == 3
     ours = [
         item
-        for item in user_safe_globals().values()
+        for item in trusted_by_the_user().values()
         if (getattr(item, '__module__', None) or '').startswith('crossformer_mm')
     ]
     assert not ours

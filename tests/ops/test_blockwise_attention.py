@@ -57,7 +57,7 @@ def blocks(request, monkeypatch):
     """Set block sizes: all scores, 3 groups and 4 queries with remainders, one."""
     monkeypatch.setitem(module.BLOCK_SCORES, 'cpu', request.param)
     if request.param < 2**20:
-        monkeypatch.setitem(module.SLAB_ELEMENTS, 'cpu', 1)
+        monkeypatch.setitem(module.SLAB_NUMBERS, 'cpu', 1)
         monkeypatch.setattr(module, 'BLOCK_QUERIES', 4)
 
 

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossformer_mm.models.mlp import MLP
 from crossformer_mm.ops import two_layers as function
-from crossformer_mm.ops.two_layers import PIECE_ELEMENTS
+from crossformer_mm.ops.two_layers import PIECE_NUMBERS
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def gradients(mlp, call):
 
 @pytest.mark.parametrize('limit', [2**20, 8 * 16, 1])  # whole, 16 tokens, one each
 def test_pieces_give_the_same_values_and_gradients(mlp, limit, monkeypatch):
-    monkeypatch.setitem(PIECE_ELEMENTS, 'cpu', limit)
+    monkeypatch.setitem(PIECE_NUMBERS, 'cpu', limit)
     expected = gradients(mlp, lambda x: mlp.fc2(mlp.act(mlp.fc1(x))))
     torch.testing.assert_close(gradients(mlp, mlp), expected)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def test_pieces_give_the_same_values_and_gradients(mlp, limit, monkeypatch):
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('hook', ['forward', 'forward_pre', 'full_backward'])
 def test_hooks_see_the_whole_map_once(mlp, training, hook, monkeypatch):
-    monkeypatch.setitem(PIECE_ELEMENTS, 'cpu', 8)
+    monkeypatch.setitem(PIECE_NUMBERS, 'cpu', 8)
     seen = []
     for layer in (mlp.fc1, mlp.act, mlp.fc2):
         register = getattr(layer, f'register_{hook}_hook')
@@ -48,7 +48,7 @@ def test_hooks_see_the_whole_map_once(mlp, training, hook, monkeypatch):
 
 
 def test_hidden_layer_is_computed_in_pieces(mlp, monkeypatch):
-    monkeypatch.setitem(PIECE_ELEMENTS, 'cpu', 8 * 10)
+    monkeypatch.setitem(PIECE_NUMBERS, 'cpu', 8 * 10)
     largest = 0
 
     class Watch(TorchDispatchMode):

@@ -237,7 +237,7 @@ def test_agrees_at_50_sizes(name, tmp_path):
 @pytest.mark.parametrize('lda_mode', ['interval', 'group'])
 @pytest.mark.parametrize('size', [(224, 224), (97, 131), (64, 70), (40, 333)])
 def test_exported_attention_is_the_same_at_any_size(lda_mode, size, parts_on_path):
-    from parts.onnx_networks import exportable_forwards
+    from parts.onnx_networks import at_any_size
 
     arch = dict(embed_dims=32, depths=(2, 2, 2), num_heads=(1, 2, 4))
     groups = dict(group_size=(7, 7, 7), crs_interval=(8, 4, 2))
@@ -246,18 +246,18 @@ def test_exported_attention_is_the_same_at_any_size(lda_mode, size, parts_on_pat
     images = torch.rand(2, 3, *size)
     with torch.no_grad():
         expected = model(images)
-        with exportable_forwards():
+        with at_any_size():
             found = model(images)
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize('parts', [1, 2, 3, (6, 4)])
 def test_exported_pooling_is_the_same(parts, parts_on_path):
-    from parts.onnx_networks import exportable_forwards
+    from parts.onnx_networks import at_any_size
 
     x = torch.rand(2, 3, 7, 5)
     expected = torch.nn.AdaptiveAvgPool2d(parts)(x)
-    with exportable_forwards():
+    with at_any_size():
         torch.testing.assert_close(torch.nn.AdaptiveAvgPool2d(parts)(x), expected)
 
 

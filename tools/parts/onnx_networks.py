@@ -1,7 +1,7 @@
 """Networks for `export_onnx.py`, from the input image to the final results.
 
 Each reimplements the test path of MMDetection or MMSegmentation with the modules of the
-model. `exportable_forwards` replaces forward methods that would fix the image size to
+model. `at_any_size` replaces forward methods that would fix the image size to
 that of the example.
 """
 
@@ -331,7 +331,7 @@ def upsample(self: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def exportable_forwards() -> Iterator[None]:
+def at_any_size() -> Iterator[None]:
     """Replace the forward methods by those above."""
     forwards = {GroupAttention: group_attention, nn.AdaptiveAvgPool2d: adaptive_average}
     try:
