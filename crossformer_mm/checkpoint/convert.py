@@ -118,7 +118,7 @@ def make_meta(
     return meta
 
 
-def plain(value: object) -> Any:
+def plain(value: Any) -> Any:
     """Copy plain data; arrays become lists, other objects None."""
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -127,10 +127,8 @@ def plain(value: object) -> Any:
         return value.tolist() if size <= LARGEST_LIST else None
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
-    if type(value) is list:
-        return [plain(item) for item in value]
-    if type(value) is tuple:
-        return tuple(plain(item) for item in value)
+    if type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
     return None
 
 

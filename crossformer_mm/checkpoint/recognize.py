@@ -288,7 +288,7 @@ def where_published(arch: str | None) -> str:
     """
     if arch is None:
         return f'The published files: see {REPOSITORY}.'
-    return f'The published {full_name(arch)}: {FILES[arch].address} .'
+    return f'The published {full_name(arch)}: {published_files()[arch].address} .'
 
 
 class Published(NamedTuple):
@@ -318,7 +318,11 @@ class Published(NamedTuple):
         return f'https://pan.baidu.com/s/{self.baidu} (key {self.key})'
 
 
-# From the READMEs of the repository's main branch. Names are keys of ``archs.ARCHS``,
-# or those of the configs that the files belong to.
-with Path(__file__).with_name('published.csv').open(newline='') as _file:
-    FILES = {row.pop('name'): Published(**row) for row in csv.DictReader(_file)}
+def published_files() -> dict[str, Published]:
+    """Read the table of published files, from the READMEs of the main branch.
+
+    Returns:
+        dict[str, Published]: By key of ``archs.ARCHS``, or by the name of a config.
+    """
+    with Path(__file__).with_name('published.csv').open(newline='') as file:
+        return {row.pop('name'): Published(**row) for row in csv.DictReader(file)}

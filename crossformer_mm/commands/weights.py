@@ -17,15 +17,16 @@ from ..checkpoint.convert import sha256
 from ..checkpoint.errors import CheckpointError
 from ..checkpoint.reader import read_checkpoint
 from ..checkpoint.recognize import (
-    FILES,
     REPOSITORY,
     Published,
     backbone_file,
     full_name,
+    published_files,
     recognize,
 )
 from . import fail
 
+FILES = published_files()
 NOT_PUBLISHED = (
     'Never published: detectors and segmentors on CrossFormer++ (an open box in the '
     "authors' README), those of the 3x schedules, and Cascade Mask R-CNN."

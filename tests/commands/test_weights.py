@@ -15,6 +15,7 @@ import requests
 
 from crossformer_mm.checkpoint.convert import sha256
 from crossformer_mm.commands import weights
+from crossformer_mm.models.archs import ARCHS
 from tests.checkpoint import kinds
 
 CONFIRM = """<html><body><form id="download-form" method="get"
@@ -126,6 +127,10 @@ def test_list(command):
     (line,) = (line for line in lines if line.startswith('ppS '))
     assert '23.3 M' in line and 'pan.baidu.com' in line and '(key crsf)' in line
     assert 'Never published: detectors and segmentors on CrossFormer++' in lines[-2]
+
+
+def test_each_architecture_has_a_published_file():
+    assert ARCHS.keys() <= weights.FILES.keys()  # a missing file's error looks it up
 
 
 def test_fetch(command, drive, tiny, tmp_path):
